@@ -1,0 +1,1 @@
+"""Matryoshka (MRL) speaker embeddings from pretrained ReDimNet backbones."""
