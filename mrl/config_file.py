@@ -1,0 +1,261 @@
+"""From YAML files and ``--set`` overrides to a :class:`mrl.config.Config`; all problems in one message."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mrl.config import Config
+from mrl.errors import ConfigError
+
+OVERRIDE_SOURCE = "--set"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_MAX_CONFIG_BYTES = 1_000_000
+Location = tuple[str | int, ...]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of ``path`` with ``overrides`` (``"a.b=value"``) laid over it.
+
+    Raises :class:`ConfigError` with every problem found, each with its file and key.
+    """
+    path = Path(path)
+    layers = _layers(path, seen=())
+    values: dict[str, Any] = {}
+    origins: dict[Location, str] = {}
+    for source, layer in layers:
+        values = _merge(values, layer, source, origins)
+    problems = [problem for text in overrides if (problem := _override(values, text, origins))]
+    values = _expand(values, (), origins, problems)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(detail, origins, str(path)) for detail in error.errors()]
+    if problems:
+        raise ConfigError(str(path), problems)
+    return config
+
+
+def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
+    """A :class:`Config` from plain values (as a checkpoint stores them); raises :class:`ConfigError`."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, [_describe(detail, {}, source) for detail in error.errors()]) from None
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Plain values of ``config`` that YAML, JSON and checkpoints can hold."""
+    return config.model_dump(mode="json")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML would silently let the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Aliases let a small file stand for an enormous one, and a configuration has no use for them.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "YAML aliases (*name) are not supported", mark)
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+
+
+def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
+    """The file and those that it extends, the most basic first."""
+    if path.resolve() in seen:
+        raise ConfigError(str(path), ["extends: leads back to this file"])
+    layer = _read_mapping(path)
+    base = layer.pop("extends", None)
+    if base is None:
+        return [(str(path), layer)]
+    if not isinstance(base, str):
+        raise ConfigError(str(path), [f"extends: expected the path of one YAML file, not {base!r}"])
+    base_path = path.parent / base
+    if not base_path.is_file():
+        raise ConfigError(str(path), [f"extends: there is no file {base_path}"])
+    return [*_layers(base_path, (*seen, path.resolve())), (str(path), layer)]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_file() and path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ConfigError(str(path), ["larger than 1 MB: not a configuration"])
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(str(path), [f"cannot be read ({reason}); give a YAML file with --config"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), ["is not a UTF-8 text file"]) from None
+    try:
+        values = _parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [_one_line(error)]) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(str(path), [f"not readable as YAML: {_one_line(error)}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(str(path), ["expected `key: value` lines at the top level"])
+    return values
+
+
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return " ".join(f"{where}{problem}".split())
+
+
+def _merge(below: Any, above: Any, source: str, origins: dict[Location, str], at: Location = ()) -> Any:
+    """Mappings are merged key by key; anything else, lists included, is replaced."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        merged = dict(below)
+        for key, value in above.items():
+            merged[key] = _merge(below.get(key), value, source, origins, (*at, key))
+        return merged
+    origins[at] = source
+    return above
+
+
+def _override(values: dict[str, Any], text: str, origins: dict[Location, str]) -> str | None:
+    """Apply one ``a.b=value``; returns the problem with it, if any. Lists take an index or a name."""
+    path, equals, raw = text.partition("=")
+    if not equals or not path.strip():
+        return f"--set {text}: expected key=value, e.g. --set stages.head.epochs=3"
+    try:
+        value = _parse_yaml(raw)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return f"--set {text}: the value is not YAML: {_one_line(error)}"
+    keys = path.strip().split(".")
+    node: Any = values
+    location: list[str | int] = []
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(node, list):
+            index = _list_index(node, key)
+            if index is None:
+                names = [str(entry.get("name", i)) for i, entry in enumerate(node) if isinstance(entry, dict)]
+                above = ".".join(keys[:depth])
+                return f"--set {text}: {above} has no entry {key!r} (it has: {', '.join(names)})"
+            location.append(index)
+            if last:
+                node[index] = value
+            node = node[index]
+        elif isinstance(node, dict):
+            location.append(key)
+            if last:
+                node[key] = value
+            elif node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+        else:
+            return f"--set {text}: {'.'.join(keys[:depth])} is a single value and has no keys"
+    origins[tuple(location)] = OVERRIDE_SOURCE
+    return None
+
+
+def _list_index(entries: list[Any], key: str) -> int | None:
+    if key.isdecimal() and int(key) < len(entries):
+        return int(key)
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict) and entry.get("name") == key:
+            return index
+    return None
+
+
+def _expand(node: Any, at: Location, origins: dict[Location, str], problems: list[str]) -> Any:
+    """``${VAR}`` and ``${VAR:-default}`` in strings."""
+    if isinstance(node, dict):
+        return {key: _expand(value, (*at, key), origins, problems) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_expand(value, (*at, index), origins, problems) for index, value in enumerate(node)]
+    if not isinstance(node, str):
+        return node
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        value = os.environ.get(name) or default
+        if value is None:
+            where = f"{_origin(at, origins, '')}: {_dotted(at)}"
+            problems.append(
+                f"{where}: the environment variable {name} is not set (or write ${{{name}:-default}})"
+            )
+            return ""
+        return value
+
+    return _VARIABLE.sub(replace, node)
+
+
+def _describe(detail: Any, origins: dict[Location, str], default_source: str) -> str:
+    location: Location = tuple(detail["loc"])
+    where = f"{_origin(location, origins, default_source)}: {_dotted(location)}"
+    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(str(location[-1]), _keys_at(location[:-1]), n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(_keys_at(location[:-1]))}"
+        return f"{where}: unknown key; {hint}"
+    if kind == "missing":
+        return f"{where}: this key is required"
+    if not location:
+        return f"{_origin(location, origins, default_source)}: {message}"
+    given = detail.get("input")
+    shown = "" if isinstance(given, (dict, list, BaseModel)) else f" (got {given!r:.80})"
+    return f"{where}: {message}{shown}"
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(str(part) for part in location) or "(top level)"
+
+
+def _origin(location: Location, origins: dict[Location, str], default: str) -> str:
+    """The file that set the key, or the nearest part above it."""
+    for length in range(len(location), 0, -1):
+        if source := origins.get(location[:length]):
+            return source
+    return default
+
+
+def _keys_at(location: Location) -> list[str]:
+    """Known keys of the section at ``location``, found by walking the types."""
+    kind: Any = Config
+    for part in location:
+        if isinstance(part, str) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = _section_in(field.annotation) if field else None
+        elif not isinstance(part, int):
+            kind = None
+        if kind is None:
+            return []
+    return sorted(kind.model_fields)
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section class inside an annotation such as ``tuple[StageConfig, ...]`` or ``DemoConfig | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType, tuple, list) or get_args(annotation):
+        return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
+    return None
