@@ -1,1 +1,5 @@
 """Matryoshka (MRL) speaker embeddings from pretrained ReDimNet backbones."""
+
+from mrl.models.encoder import SpeakerEncoder, load_encoder
+
+__all__ = ["SpeakerEncoder", "load_encoder"]

@@ -38,7 +38,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(detail, origins, str(path)) for detail in error.errors()]
+        problems += _describe_all(error, origins, str(path))
     if problems:
         raise ConfigError(str(path), problems)
     return config
@@ -49,7 +49,7 @@ def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(source, [_describe(detail, {}, source) for detail in error.errors()]) from None
+        raise ConfigError(source, _describe_all(error, {}, source)) from None
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -209,6 +209,21 @@ def _expand(node: Any, at: Location, origins: dict[Location, str], problems: lis
     return _VARIABLE.sub(replace, node)
 
 
+def _describe_all(error: ValidationError, origins: dict[Location, str], default_source: str) -> list[str]:
+    details = error.errors()
+    places = {tuple(detail["loc"]) for detail in details}
+    # A list whose entries failed is also reported as too short; the entries' own problems say it better.
+    return [
+        _describe(detail, origins, default_source)
+        for detail in details
+        if not (detail["type"] == "too_short" and any(_is_below(p, tuple(detail["loc"])) for p in places))
+    ]
+
+
+def _is_below(place: Location, above: Location) -> bool:
+    return len(place) > len(above) and place[: len(above)] == above
+
+
 def _describe(detail: Any, origins: dict[Location, str], default_source: str) -> str:
     location: Location = tuple(detail["loc"])
     where = f"{_origin(location, origins, default_source)}: {_dotted(location)}"
@@ -231,11 +246,11 @@ def _dotted(location: Location) -> str:
 
 
 def _origin(location: Location, origins: dict[Location, str], default: str) -> str:
-    """The file that set the key, or the nearest part above it."""
+    """The file that set the key, or else the nearest part above it, or else one below it."""
     for length in range(len(location), 0, -1):
         if source := origins.get(location[:length]):
             return source
-    return default
+    return next((source for place, source in origins.items() if _is_below(place, location)), default)
 
 
 def _keys_at(location: Location) -> list[str]:

@@ -1,0 +1,121 @@
+"""A corpus of speech: ``<root>/<speaker>/**/<file>``, held as arrays.
+
+A million utterances are three arrays, not a million strings: processes that load data share their memory.
+N utterances, S speakers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrl.data.listing import LAYOUT, list_tree, offsets_of
+from mrl.data.manifest import load_manifest, manifest_path, save_manifest
+from mrl.errors import DataError
+
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Utterances in the order of (speaker, path); ``speaker_ids`` therefore ascend."""
+
+    root: Path
+    speakers: tuple[str, ...]  # [S], sorted
+    speaker_ids: NDArray[np.int32]  # [N]
+    path_bytes: NDArray[np.uint8]  # the paths below root, one after the other, in the file system's encoding
+    path_offsets: NDArray[np.int64]  # [N + 1], where each begins
+    ignored_files: int = 0
+    """Audio files directly in ``root``, which belong to no speaker."""
+
+    def __len__(self) -> int:
+        return len(self.speaker_ids)
+
+    def relative_path(self, utterance: int) -> str:
+        """The path below ``root``, with forward slashes."""
+        start, stop = self.path_offsets[utterance], self.path_offsets[utterance + 1]
+        return os.fsdecode(self.path_bytes[start:stop].tobytes())
+
+    def path(self, utterance: int) -> Path:
+        return self.root / self.relative_path(utterance)
+
+    def session_of(self, utterance: int) -> str:
+        """The folder below the speaker's; "" for a file directly in the speaker's folder."""
+        parts = self.relative_path(utterance).split("/", 2)
+        return parts[1] if len(parts) > 2 else ""
+
+    def utterances_of(self, speaker_id: int) -> NDArray[np.int64]:
+        """The utterances of a speaker, ascending."""
+        return np.arange(self._first_utterance[speaker_id], self._first_utterance[speaker_id + 1])
+
+    @cached_property
+    def _first_utterance(self) -> NDArray[np.int64]:
+        """Where each speaker begins, and where the last one ends: [S + 1]."""
+        return np.searchsorted(self.speaker_ids, np.arange(len(self.speakers) + 1)).astype(np.int64)
+
+    def select(self, keep: NDArray[np.bool_]) -> Corpus:
+        """The utterances marked in ``keep`` [N]; speakers left without any go, the others are renumbered."""
+        assert keep.shape == (len(self),)
+        assert keep.dtype == bool
+        lengths = np.diff(self.path_offsets)
+        kept_speakers, speaker_ids = np.unique(self.speaker_ids[keep], return_inverse=True)
+        return replace(
+            self,
+            speakers=tuple(self.speakers[speaker] for speaker in kept_speakers),
+            speaker_ids=speaker_ids.astype(np.int32),
+            path_bytes=self.path_bytes[np.repeat(keep, lengths)],
+            path_offsets=offsets_of(lengths[keep]),
+        )
+
+    def split_speakers(self, held_out: Collection[str]) -> tuple[Corpus, Corpus]:
+        """The corpus without the speakers ``held_out``, and these alone. DataError for an unknown speaker."""
+        names = set(held_out)
+        if unknown := sorted(names - set(self.speakers)):
+            raise DataError(f"{self.root}: no such speaker: {', '.join(unknown[:_NAMED_AT_MOST])}")
+        is_out = np.array([speaker in names for speaker in self.speakers], dtype=bool)[self.speaker_ids]
+        return self.select(~is_out), self.select(is_out)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the relative paths: the same for the same files, wherever the corpus lies."""
+        digest = hashlib.sha256(self.path_offsets.astype("<i8").tobytes())
+        digest.update(self.path_bytes.tobytes())
+        return digest.hexdigest()
+
+
+def scan(
+    root: Path | str, *, manifest_dir: Path | None, progress: Callable[[int], None] | None = None
+) -> Corpus:
+    """Find the audio files below ``root``.
+
+    Names that begin with a dot are left out. Links are followed, but no folder is entered twice for the same
+    speaker. With ``manifest_dir`` the result is kept there and used again until a folder of the tree changes:
+    files or folders added, removed or renamed. What is in the files is not looked at.
+
+    Args:
+        root: folder that holds one folder for each speaker.
+        manifest_dir: folder for manifests; None scans anew each time.
+        progress: told how many files one more speaker has, as the scan goes on; not called for a kept result.
+
+    Raises:
+        DataError: a folder cannot be listed; ``root`` holds no speaker folder or no audio; the manifest
+            cannot be written.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; {LAYOUT}")
+    manifest = None if manifest_dir is None else manifest_path(manifest_dir, root)
+    if manifest is not None and (kept := load_manifest(manifest, root)) is not None:
+        return Corpus(root, *kept)
+    started_ns = time.time_ns()
+    listing, folders = list_tree(root, progress)
+    if manifest is not None:
+        save_manifest(manifest, listing, folders, started_ns)
+    return Corpus(root, *listing)

@@ -1,0 +1,227 @@
+"""Crops of a corpus in batches, and whole utterances read ahead.
+
+What a batch holds depends on (seed, epoch, step) alone: not on the number of workers or processes, and not on
+how often the run was interrupted. B batch, T samples, N utterances.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mrl.data.audio import load_decoder, read, read_crop
+from mrl.data.corpus import Corpus
+from mrl.errors import AudioError, DataError
+from mrl.randomness import numpy_generator
+
+Key = tuple[int, int]
+"""(epoch, utterance): a crop is fixed by them and the seed."""
+
+_TRIES = 10  # readings in place of an unreadable file
+_TRIES_SAME_SPEAKER = 5
+
+
+class Crop(NamedTuple):
+    """A piece of an utterance."""
+
+    waveform: Tensor  # float32 [T]
+    speaker: int
+    utterance: int
+    replaced: str | None
+    """Why the utterance that was asked for could not be read; the rest is then about the one in its place."""
+
+
+class Batch(NamedTuple):
+    """Crops, stacked."""
+
+    waveforms: Tensor  # float32 [B, T]
+    speakers: Tensor  # int64 [B]
+    utterances: Tensor  # int64 [B]
+    replaced: list[str]
+    """A message for each utterance that could not be read."""
+
+
+class CropDataset(Dataset[Crop]):
+    """A crop of ``num_samples`` for each key (epoch, utterance) of a corpus.
+
+    A file that cannot be read is replaced, first by others of its speaker, then by any; which ones depends on
+    the key. DataError where ten of them cannot be read either.
+    """
+
+    def __init__(self, corpus: Corpus, num_samples: int, seed: int) -> None:
+        self._corpus = corpus
+        self._num_samples = num_samples
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._corpus)
+
+    def load_decoder(self) -> None:
+        """Load what the corpus's files need; the first stands for all."""
+        if len(self._corpus):
+            load_decoder(self._corpus.path(0))
+
+    def __getitem__(self, key: Key) -> Crop:
+        epoch, utterance = key
+        position = numpy_generator(self._seed, "crop", epoch, utterance).random()
+        try:
+            return self._crop(utterance, position)
+        except AudioError as error:
+            return self._in_place_of(key, position, error)
+
+    def _crop(self, utterance: int, position: float, replaced: str | None = None) -> Crop:
+        samples = read_crop(self._corpus.path(utterance), self._num_samples, position)
+        speaker = int(self._corpus.speaker_ids[utterance])
+        return Crop(torch.from_numpy(samples), speaker, utterance, replaced)
+
+    def _in_place_of(self, key: Key, position: float, error: AudioError) -> Crop:
+        last = error
+        candidates = self._candidates(key)
+        for candidate in candidates:
+            try:
+                return self._crop(candidate, position, str(error))
+            except AudioError as another:
+                last = another
+        raise DataError(
+            f"{error}. None of {len(candidates)} others tried in its place could be read (the last: {last})"
+        )
+
+    def _candidates(self, key: Key) -> list[int]:
+        """Utterances to read in place of an unreadable one, in order."""
+        epoch, utterance = key
+        generator = numpy_generator(self._seed, "replacement", epoch, utterance)
+        own = self._corpus.utterances_of(int(self._corpus.speaker_ids[utterance]))
+        own = generator.permutation(own[own != utterance])[:_TRIES_SAME_SPEAKER]
+        others = generator.integers(len(self._corpus), size=_TRIES - len(own))
+        candidates: list[int] = np.concatenate([own, others[others != utterance]]).tolist()
+        return candidates
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of keys: each epoch a permutation of all utterances, cut into full batches.
+
+    What remains beyond the last full batch is left out of that epoch; a corpus smaller than a batch is one
+    batch. With ``world_size`` processes, each gets its contiguous part of every batch.
+
+    Args:
+        num_utterances: of the corpus.
+        batch_size: over all processes.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes; ValueError where a batch cannot be cut into so many equal parts.
+    """
+
+    def __init__(
+        self, num_utterances: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} cannot be cut into {world_size} equal parts")
+        if num_utterances < world_size:
+            raise ValueError(f"{num_utterances} utterances are too few for {world_size} processes")
+        self.batch_size = min(batch_size, num_utterances - num_utterances % world_size)
+        self.steps_per_epoch = num_utterances // self.batch_size
+        self._num_utterances = num_utterances
+        self._seed = seed
+        part = self.batch_size // world_size
+        self._part = slice(rank * part, (rank + 1) * part)
+        self._epoch = 0
+        self._start_step = 0
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """What the next iteration gives: the batches of ``epoch`` from ``start_step`` on."""
+        assert 0 <= start_step <= self.steps_per_epoch
+        self._epoch, self._start_step = epoch, start_step
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self._start_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self._epoch
+        order = numpy_generator(self._seed, "order", epoch).permutation(self._num_utterances)
+        for step in range(self._start_step, self.steps_per_epoch):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(epoch, utterance) for utterance in batch[self._part].tolist()]
+
+
+def collate(crops: list[Crop]) -> Batch:
+    """Crops of equal length as one batch."""
+    return Batch(
+        torch.stack([crop.waveform for crop in crops]),
+        torch.tensor([crop.speaker for crop in crops], dtype=torch.int64),
+        torch.tensor([crop.utterance for crop in crops], dtype=torch.int64),
+        [crop.replaced for crop in crops if crop.replaced is not None],
+    )
+
+
+def make_loader(
+    dataset: CropDataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """A loader of :class:`Batch`; it may be iterated again and again, and its workers stay.
+
+    Args:
+        dataset: where the crops come from.
+        batches: keys of each batch, an :class:`EpochBatches` or a list.
+        workers: processes that read; 0 reads in this one.
+        pin_memory: put batches where a copy to a GPU need not wait for.
+    """
+    if workers > 0:
+        dataset.load_decoder()
+    return _CropLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # A forked worker shares the corpus's arrays and starts at once; it must leave CUDA alone, and does.
+        multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
+    )
+
+
+class _CropLoader(DataLoader[Any]):
+    """Passes a worker's DataError on as it was raised, without the worker's traceback in its message."""
+
+    def __iter__(self) -> Any:
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            raise DataError(str(error).rpartition(f"{DataError.__module__}.DataError: ")[2].strip()) from None
+
+
+def _start_worker(_: int) -> None:
+    """One thread for each worker, since there are many; Ctrl-C is for the main process, which ends them."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def read_ahead(
+    paths: Sequence[Path], workers: int, max_samples: int | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Whole utterances [T] (or their first ``max_samples``) in the order of ``paths``, read by threads.
+
+    At most twice as many as there are ``workers`` are held. Raises AudioError at the first unreadable file.
+    """
+    workers = max(1, workers)
+    pending: deque[Future[NDArray[np.float32]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for path in paths:
+            pending.append(pool.submit(read, path, max_samples))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,31 @@
+"""A file of lines that loses nothing: the form of ``training.log`` and ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class LineFile:
+    """Appends lines to a UTF-8 file, each handed to the operating system whole and at once.
+
+    Unbuffered: a killed run loses nothing that was written, and a full disk leaves no bytes that a later
+    close would try, and fail, to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, line: str) -> None:
+        data = (line + "\n").encode("utf-8", "backslashreplace")
+        written = self._file.write(data)
+        if written != len(data):
+            raise OSError(f"only {written} of {len(data)} bytes could be written (disk full?)")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

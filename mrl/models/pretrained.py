@@ -1,0 +1,159 @@
+"""Released checkpoints: `{'model_config': {...}, 'state_dict': {...}}`. Strict or stop.
+
+The architecture is read from `model_config`, never guessed from a file name. Every tensor of the file must
+land in the model, and every tensor of the model must come from the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrl.atomic import write_atomically
+from mrl.errors import CheckpointError
+from mrl.models.redimnet import ReDimNet
+from mrl.models.redimnet2 import ReDimNet2
+from mrl.models.released import ReleasedModel
+from mrl.randomness import seed_of
+
+Family = type[ReDimNet] | type[ReDimNet2]
+CONSTANT_TOLERANCE = 1e-3  # between a stored front-end constant and the one that the options describe
+SHOWN = 20  # problems listed in one message
+
+
+def load_released(path: str | Path) -> ReleasedModel:
+    """The model of a released checkpoint: eval mode, float32, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, is no such checkpoint, has options that are not supported, or
+            its tensors differ from the model's. The message names the file and each option or tensor.
+    """
+    path = Path(path)
+    model_config, state = _read(path)
+    if any(key.startswith("backbone.inputs_weights.") for key in state):
+        raise CheckpointError(
+            f"{path}: a first-generation ReDimNet file (before November 2024), with other layer names and "
+            "numbers; download the current file of the same model"
+        )
+    model = build_released(model_config, source=str(path))
+    _check(model, state, path)
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def build_released(
+    model_config: Mapping[str, Any], *, seed: int = 0, source: str = "model_config"
+) -> ReleasedModel:
+    """A model of that architecture with fresh weights (PyTorch's defaults), in training mode.
+
+    Args:
+        model_config: options in the released format.
+        seed: fixes the weights; the global random state is neither read nor moved.
+        source: what an error message names.
+
+    Raises:
+        CheckpointError: unknown or unsupported options, or sizes that do not fit together.
+    """
+    family = _family(model_config, source)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of("released", seed))
+        try:
+            return family(model_config, source)
+        except ValueError as error:
+            raise CheckpointError(f"{source}: its model_config cannot be built: {error}") from error
+
+
+def save_released(model: ReleasedModel, model_config: Mapping[str, Any], path: str | Path) -> None:
+    """Write ``model`` in the released format, whole or not at all; an existing ``path`` is replaced."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    content = {"model_config": dict(model_config), "state_dict": state}
+    write_atomically(Path(path), lambda temporary: torch.save(content, temporary))
+
+
+def _family(model_config: Mapping[str, Any], source: str) -> Family:
+    """The family, told by the strides of the stages: single ones in ReDimNet, pairs in ReDimNet2."""
+    stages = model_config.get("stages_setup")
+    if not isinstance(stages, list | tuple) or not stages:
+        raise CheckpointError(f"{source}: its model_config has no stages_setup, which tells the architecture")
+    paired = {
+        isinstance(stage, list | tuple) and bool(stage) and isinstance(stage[0], list | tuple)
+        for stage in stages
+    }
+    if len(paired) > 1:
+        raise CheckpointError(
+            f"{source}: stages_setup mixes the stages of ReDimNet (one stride) and of ReDimNet2 (a pair)"
+        )
+    return ReDimNet2 if paired == {True} else ReDimNet
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The two entries of the file, their types checked."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(b"<"):
+        raise CheckpointError(f"{path}: a web page, not a checkpoint: the download failed; fetch it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not a checkpoint; fetch it with `git lfs pull`")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message recommends weights_only=False, which would run whatever code the file holds.
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = (
+            f"it holds {foreign[1]}, and code is never run here" if foreign else "damaged, or another format"
+        )
+        raise CheckpointError(f"{path}: not a checkpoint of plain tensors and options: {reason}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint, perhaps cut short: {error}") from error
+    return _entries(content, path)
+
+
+def _entries(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    layout = "{'model_config': {...}, 'state_dict': {name: tensor}}"
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected {layout}")
+    for entry in ("model_config", "state_dict"):
+        if not isinstance(content.get(entry), Mapping):
+            found = ", ".join(repr(key) for key in list(content)[:5])
+            raise CheckpointError(f"{path}: no mapping {entry!r} among {found}; expected {layout}")
+    state = content["state_dict"]
+    for key, tensor in state.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: state_dict[{key!r}] is {type(tensor).__name__}, not a tensor")
+    return dict(content["model_config"]), dict(state)
+
+
+def _check(model: ReleasedModel, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a CheckpointError that names every tensor that is missing, extra, misshapen or unusable."""
+    ours = model.state_dict()
+    problems = [f"missing: {key} {list(ours[key].shape)}" for key in ours if key not in state]
+    problems += [f"extra: {key} {list(state[key].shape)}" for key in state if key not in ours]
+    for key in (key for key in ours if key in state):
+        problem = _difference(key, ours[key], state[key])
+        if problem:
+            problems.append(f"{key} {problem}")
+    if problems:
+        shown = "\n".join(f"  - {problem}" for problem in problems[:SHOWN])
+        more = f"\n  - and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise CheckpointError(f"{path}: its tensors do not fit its model_config:\n{shown}{more}")
+
+
+def _difference(key: str, ours: Tensor, stored: Tensor) -> str | None:
+    if ours.shape != stored.shape:
+        return f"has shape {list(stored.shape)}, the model's is {list(ours.shape)}"
+    if ours.is_floating_point() != stored.is_floating_point():
+        return f"is {stored.dtype}, the model's is {ours.dtype}"
+    if not torch.isfinite(stored).all():
+        return "holds values that are not finite"
+    # Constants of the front end: one that differs was made for other options than model_config says.
+    if key.startswith("spec.") and (stored - ours).abs().max() > CONSTANT_TOLERANCE:
+        return "is not the front-end constant that model_config describes"
+    return None

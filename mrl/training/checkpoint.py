@@ -1,0 +1,67 @@
+"""Checkpoints: plain data, written whole or not at all.
+
+A checkpoint is one file with everything that a run needs to go on: the resolved configuration, the backbone's
+architecture, the weights, optimizer and scaler states, the place in the run, the history of scores, and the best
+weights so far. ``best.pt``, ``last.pt`` and ``epoch_NNN.pt`` have the same layout, so a run resumes from any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrl.atomic import write_atomically
+from mrl.config import CheckpointConfig
+from mrl.errors import CheckpointError
+
+
+class CheckpointFolder:
+    """The files of one run: ``last.pt`` each epoch, ``best.pt``, and every so many epochs ``epoch_NNN.pt``."""
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        self.directory = config.directory
+        self._every_epochs = config.every_epochs
+        self._keep_last = config.keep_last
+
+    @property
+    def best(self) -> Path:
+        return self.directory / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        return self.directory / "last.pt"
+
+    def save(self, state: dict[str, Any], *, epoch: int, is_best: bool) -> None:
+        """Write ``state`` as last.pt and give it its further names. Raises CheckpointError; old files stay."""
+        try:
+            write_atomically(self.last, lambda path: torch.save(state, path))
+            if is_best:
+                self._give_name(self.best)
+            if epoch and epoch % self._every_epochs == 0:
+                self._give_name(self.directory / f"epoch_{epoch:03d}.pt")
+                self._drop_old()
+        except (OSError, RuntimeError, pickle.PicklingError) as error:
+            raise CheckpointError(
+                f"{self.directory}: the checkpoint of epoch {epoch} could not be written ({error}); "
+                "the files written before are intact"
+            ) from error
+
+    def _give_name(self, path: Path) -> None:
+        """A second name for the file last.pt. Files are only ever replaced whole, so a hard link is safe."""
+
+        def link(temporary: Path) -> None:
+            try:
+                os.link(self.last, temporary)
+            except OSError:
+                shutil.copyfile(self.last, temporary)
+
+        write_atomically(path, link)
+
+    def _drop_old(self) -> None:
+        for old in sorted(self.directory.glob("epoch_*.pt"))[: -self._keep_last]:
+            old.unlink(missing_ok=True)

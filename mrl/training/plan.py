@@ -1,0 +1,104 @@
+"""The plan of a run, for ``--dry-run``: stages, steps, parameters trained, memory of a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mrl.config import Config
+from mrl.data.audio import SAMPLE_RATE
+from mrl.loss import SlicedMarginClassifier
+from mrl.models.encoder import SpeakerEncoder
+from mrl.training.stages import StagePlan, enter_stage, part_modules, plan_stages
+from mrl.training.tracking import Tracker
+
+_PROBE = 2  # utterances that the memory is measured with
+_BYTES_PER_TRAINED = 16  # weight, gradient, two AdamW moments, float32
+_COLUMNS = ("stage", "trains", "parameters", "epochs", "steps", "batch", "crop", "margin", "memory")
+
+
+def describe_plan(
+    config: Config,
+    encoder: SpeakerEncoder,
+    classifier: SlicedMarginClassifier,
+    num_utterances: int,
+    tracker: Tracker,
+) -> None:
+    """Print the stages of ``config`` over ``num_utterances`` training utterances."""
+    rows = []
+    for plan in plan_stages(config.stages, num_utterances, config.loss.margin):
+        stage = plan.stage
+        enter_stage(encoder, classifier, stage)
+        trained = trained_parameters(encoder, classifier)
+        rows.append(
+            [
+                stage.name,
+                ", ".join([*stage.train, "classifier"]),
+                f"{sum(trained.values()):,}",
+                str(stage.epochs),
+                f"{stage.epochs} x {plan.steps_per_epoch}",
+                f"{stage.batch_size}"
+                + (f" in {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""),
+                f"{stage.crop_seconds:g} s",
+                f"{plan.peak_margin:g}",
+                f"{batch_memory(encoder, classifier, plan) / 2**20:,.0f} MiB",
+            ]
+        )
+    tracker.table("plan", _COLUMNS, rows)
+    tracker.say(
+        "memory: what the backward pass of one batch (part) keeps, measured on "
+        f"{_PROBE} crops and scaled, with weights, gradients and optimizer states"
+    )
+    if not rows:
+        tracker.say("no stages: the run would warm-start, score and save best.pt")
+    tracker.say("dry run: everything that a run needs is there; nothing was trained")
+
+
+def trained_parameters(encoder: SpeakerEncoder, classifier: SlicedMarginClassifier) -> dict[str, int]:
+    """Numbers that learn, by part, in the stage that was entered."""
+    counts = {}
+    for part, module in part_modules(encoder, classifier).items():
+        counts[part] = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return counts
+
+
+def batch_memory(encoder: SpeakerEncoder, classifier: SlicedMarginClassifier, plan: StagePlan) -> float:
+    """Bytes of one update: tensors kept for the backward pass, and weights with gradients and moments."""
+    device = classifier.class_vectors.device
+    rows = plan.stage.batch_size // plan.stage.accumulate_steps
+    crops = torch.randn(_PROBE, round(plan.stage.crop_seconds * SAMPLE_RATE), device=device) * 0.01
+    with _SavedBytes(encoder) as network:
+        embeddings = encoder(crops)
+    probe = embeddings.detach().requires_grad_()
+    with _SavedBytes(classifier) as loss:
+        classifier(probe, torch.zeros(_PROBE, dtype=torch.long, device=device), plan.peak_margin)
+    kept = rows / _PROBE * (network.total + loss.total)
+    weights = sum(p.numel() * p.element_size() for p in [*encoder.parameters(), *classifier.parameters()])
+    trained = sum(trained_parameters(encoder, classifier).values())
+    return kept + weights + (_BYTES_PER_TRAINED - 4) * trained
+
+
+class _SavedBytes:
+    """Counts the bytes of distinct tensors that autograd keeps for the backward pass, parameters aside."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.total = 0
+        # Referenced, not only counted: a freed tensor's address could come back and hide another one.
+        self._kept: dict[int, Tensor] = {}
+        self._known = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._known and storage.data_ptr() not in self._kept:
+            self._kept[storage.data_ptr()] = tensor.detach()
+            self.total += storage.nbytes()
+        return tensor
+
+    def __enter__(self) -> _SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+        self._kept.clear()

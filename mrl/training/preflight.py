@@ -1,0 +1,62 @@
+"""Checks before anything is loaded: every missing path in one message, with its key and how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mrl.config import Config
+from mrl.errors import ConfigError
+
+_HOW = {
+    "model.pretrained": (
+        "released ReDimNet weights, e.g. b2-vox2-ft_lm.pt of the release `latest` of "
+        "https://github.com/IDRnD/ReDimNet/releases"
+    ),
+    "data.train": (
+        "a folder <speaker>/.../<file>, e.g. VoxCeleb2 dev (AAC) from "
+        "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/, or your own recordings"
+    ),
+    "root": "the audio that the trials name, e.g. VoxCeleb1 test (wav) from the VoxCeleb page",
+    "trials": "a list `label enrolment test`, e.g. veri_test2.txt (VoxCeleb1-O cleaned) from the VoxCeleb page",
+    "data.noise": "a folder of noise clips, e.g. MUSAN (https://www.openslr.org/17/); null: synthetic noise",
+    "data.room_responses": (
+        "a folder of impulse responses, e.g. RIRS_NOISES (https://www.openslr.org/28/); null: synthetic rooms"
+    ),
+}
+_DEMO = (
+    "Without data of your own, try the whole job in miniature: "
+    "uv run python train.py --config configs/demo.yaml"
+)
+
+
+def require_paths(config: Config, source: str, *, needs_weights: bool = True) -> None:
+    """Raise one ConfigError that names each missing file or folder with its key and how to get it.
+
+    ``needs_weights`` is false for a resumed run, whose checkpoint holds the weights.
+    """
+    problems = []
+    for key, path, how in configured_paths(config):
+        if key == "model.pretrained" and not needs_weights:
+            continue
+        is_file = key == "model.pretrained" or key.endswith(".trials")
+        if not (path.is_file() if is_file else path.is_dir()):
+            problems.append(f"{key}: {path} does not exist. Needed: {_HOW[how]}")
+    if problems:
+        raise ConfigError(source, [*problems, _DEMO])
+
+
+def configured_paths(config: Config) -> list[tuple[str, Path, str]]:
+    """(key, path, topic of the advice) of every input that the configuration names."""
+    paths = [
+        ("model.pretrained", Path(config.model.pretrained), "model.pretrained"),
+        ("data.train", config.data.train, "data.train"),
+    ]
+    for key, folder in (("noise", config.data.noise), ("room_responses", config.data.room_responses)):
+        if folder is not None:
+            paths.append((f"data.{key}", folder, f"data.{key}"))
+    for index, entry in enumerate(config.validation.lists):
+        if entry.root is not None:
+            paths.append((f"validation.lists.{index}.root", entry.root, "root"))
+        if entry.trials is not None:
+            paths.append((f"validation.lists.{index}.trials", entry.trials, "trials"))
+    return paths

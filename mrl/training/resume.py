@@ -1,0 +1,97 @@
+"""What a run needs from a checkpoint to go on, and whether the configuration is still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrl.config import Config
+from mrl.config_file import config_to_dict
+from mrl.errors import CheckpointError, ConfigError
+from mrl.models.checkpoint_format import read_checkpoint
+from mrl.training.run_state import Best, RunState, Weights
+from mrl.training.selection import Rank
+
+_NEEDED = ("classifier", "optimizer", "state", "best", "speakers", "wandb_run_id")
+# Keys that change where things are written and how fast, not what is computed.
+_HARMLESS = (
+    "checkpoints.directory",
+    "checkpoints.every_epochs",
+    "checkpoints.keep_last",
+    "data.cache",
+    "data.workers",
+    "logging",
+    "model.pretrained",
+    "runtime.device",
+)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The content of a checkpoint, for a run to go on from."""
+
+    source: str
+    content: dict[str, Any]
+    state: RunState
+    best: Best
+
+    @property
+    def weights(self) -> Weights:
+        return {"encoder": self.content["encoder"], "classifier": self.content["classifier"]}
+
+    @property
+    def wandb_run_id(self) -> str | None:
+        return self.content["wandb_run_id"]
+
+
+def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> Resumed:
+    """Read ``path`` and compare its configuration with ``config``.
+
+    Raises CheckpointError for a file that a run cannot go on from, and ConfigError that names each key that
+    differs, unless the difference is harmless or ``allow_config_change``.
+    """
+    content = read_checkpoint(path)
+    if missing := [key for key in _NEEDED if key not in content]:
+        raise CheckpointError(f"{path}: it holds no run to go on with (it lacks {', '.join(missing)})")
+    differences = config_differences(content["config"], config_to_dict(config))
+    if differences and not allow_config_change:
+        raise ConfigError(
+            str(path),
+            [*differences, "resume with the configuration of the run, or say --allow-config-change"],
+        )
+    state = RunState.from_dict(content["state"])
+    if state.stage > len(config.stages):
+        raise CheckpointError(
+            f"{path}: it is at stage {state.stage + 1}, the configuration has {len(config.stages)}"
+        )
+    best = content["best"]
+    weights = best["weights"] or {"encoder": content["encoder"], "classifier": content["classifier"]}
+    return Resumed(
+        str(path), content, state, Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
+    )
+
+
+def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each key whose value differs and matters to the numbers."""
+    old, new = _flat(before), _flat(now)
+    lines = []
+    for key in sorted({*old, *new}):
+        harmless = any(key == prefix or key.startswith(f"{prefix}.") for prefix in _HARMLESS)
+        if not harmless and old.get(key) != new.get(key):
+            lines.append(f"{key}: the run has {old.get(key)!r}, the configuration {new.get(key)!r}")
+    return lines
+
+
+def _flat(values: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list) and any(isinstance(value, (Mapping, list)) for value in values):
+        items = [(str(index), value) for index, value in enumerate(values)]
+    else:
+        return {place: values}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flat(value, f"{place}.{key}" if place else key)
+    return flat

@@ -1,0 +1,124 @@
+"""What train.py does: wire configuration, data, model and tracker, then train, plan or overfit."""
+
+from __future__ import annotations
+
+import torch
+
+from mrl.config import Config
+from mrl.config_file import config_to_dict
+from mrl.data.assemble import RunData, assemble
+from mrl.data.demo import prepare_demo
+from mrl.device import choose_device
+from mrl.errors import CheckpointError
+from mrl.loss import SlicedMarginClassifier
+from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
+from mrl.models.head import MatryoshkaHead
+from mrl.models.pretrained import load_released
+from mrl.models.released import ReleasedModel
+from mrl.models.warm_start import initialise_head, released_projection
+from mrl.training.overfit import overfit_stages
+from mrl.training.plan import describe_plan
+from mrl.training.preflight import require_paths
+from mrl.training.resume import Resumed, resume_from
+from mrl.training.summary import write_summary
+from mrl.training.tracking import Tracker
+from mrl.training.trainer import Trainer
+from mrl.training.warm_start import build_classifier, sample_size, warm_start
+
+
+def train(config: Config, source: str, resume: str | None, *, allow_config_change: bool = False) -> None:
+    """Run all stages, or what is left of them; write checkpoints, logs, summary and plots. Raises MRLError."""
+    device = choose_device(config.runtime.device, config.runtime.precision)
+    resumed = resume_from(resume, config, allow_config_change) if resume else None
+    directory = config.logging.directory
+    with Tracker(
+        config.logging,
+        run_config=config_to_dict(config),
+        resume_step=resumed.state.step if resumed else None,
+        wandb_run_id=resumed.wandb_run_id if resumed else None,
+    ) as tracker:
+        data = _prepare_data(config, source, tracker, needs_weights=resumed is None)
+        if resumed is not None:
+            trainer = _resumed_trainer(config, data, device, tracker, resumed)
+        else:
+            trainer = _fresh_trainer(config, data, device, tracker)
+        trainer.run()
+        write_summary(trainer, directory, tracker)
+        if config.logging.plots:
+            tracker.draw_plots()
+
+
+def dry_run(config: Config, source: str) -> None:
+    """Check configuration, data and weights, and print the plan; nothing is trained. Raises MRLError."""
+    device = choose_device(config.runtime.device, config.runtime.precision)
+    with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
+        data = _prepare_data(config, source, tracker)
+        encoder, classifier, _ = _warm_started(config, data, device, tracker)
+        describe_plan(config, encoder, classifier, len(data.train), tracker)
+
+
+def overfit(config: Config, source: str, num_utterances: int) -> None:
+    """Train each stage on ``num_utterances`` utterances; TrainingError if the loss does not fall near zero."""
+    device = choose_device(config.runtime.device, config.runtime.precision)
+    with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
+        data = _prepare_data(config, source, tracker)
+        encoder, _, _ = _warm_started(config, data, device, tracker)
+        overfit_stages(config, encoder, data.train, num_utterances, tracker)
+
+
+def _prepare_data(config: Config, source: str, tracker: Tracker, *, needs_weights: bool = True) -> RunData:
+    if config.demo is not None:
+        prepare_demo(config, tracker)
+    require_paths(config, source, needs_weights=needs_weights)
+    return assemble(config, tracker.say)
+
+
+def _fresh_trainer(config: Config, data: RunData, device: torch.device, tracker: Tracker) -> Trainer:
+    encoder, classifier, released = _warm_started(config, data, device, tracker)
+    baseline = None
+    if config.model.head_init == "random":
+        head = MatryoshkaHead(released.pooled_dim, released.embedding_dim)
+        initialise_head(head, released_projection(released), "truncated")
+        baseline = SpeakerEncoder(released, head, [released.embedding_dim]).to(device)
+    return Trainer(config, encoder, classifier, data, tracker, baseline=baseline)
+
+
+def _warm_started(
+    config: Config, data: RunData, device: torch.device, tracker: Tracker
+) -> tuple[SpeakerEncoder, SlicedMarginClassifier, ReleasedModel]:
+    released = load_released(config.model.pretrained)
+    parameters = sum(parameter.numel() for parameter in released.parameters())
+    tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
+    with tracker.progress("warm start", sample_size(config, data.train)) as bar:
+        encoder, classifier = warm_start(config, released, data.train, device, bar.advance)
+    return encoder, classifier, released
+
+
+def _resumed_trainer(
+    config: Config, data: RunData, device: torch.device, tracker: Tracker, resumed: Resumed
+) -> Trainer:
+    content, source = resumed.content, resumed.source
+    if content["speakers"] != list(data.train.speakers):
+        raise CheckpointError(
+            f"{source}: its class vectors are of {len(content['speakers'])} speakers, data.train has other ones "
+            f"({len(data.train.speakers)}); resume with the corpus of the run"
+        )
+    encoder = encoder_from_checkpoint(content, source, config.model.dropout).to(device)
+    classifier = build_classifier(config, len(data.train.speakers)).to(device)
+    try:
+        classifier.load_state_dict(content["classifier"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: its class vectors do not fit the configuration: {error}") from None
+    tracker.say(
+        f"resumed from {source}: {resumed.state.epoch} epochs done, best so far epoch {resumed.best.epoch}"
+    )
+    return Trainer(
+        config,
+        encoder,
+        classifier,
+        data,
+        tracker,
+        state=resumed.state,
+        best=resumed.best,
+        optimizer=content["optimizer"],
+    )

@@ -1,0 +1,47 @@
+"""Where a run stands: everything besides weights and optimizer that it needs to go on exactly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mrl.training.selection import Rank
+
+Weights = dict[str, dict[str, Tensor]]  # {"encoder": state_dict, "classifier": state_dict}, on the CPU
+
+
+@dataclass
+class Best:
+    """The best epoch so far, with its weights: every stage starts from them."""
+
+    rank: Rank
+    epoch: int
+    stage: str
+    weights: Weights
+
+
+@dataclass
+class RunState:
+    """Counters are of completed work. ``stage`` and ``stage_epoch`` say where the run goes on."""
+
+    reference: float = 0.0
+    """Full-size EER (a share) that best.pt is held to."""
+    stage: int = 0
+    stage_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    stale: int = 0
+    """Validations of this stage since a new best."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record per validation: epoch, stage, metrics, is_best."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Reason by file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunState:
+        return cls(**values)

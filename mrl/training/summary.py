@@ -1,0 +1,111 @@
+"""The closing summary: what the pretrained model scored, what each stage made of it, what best.pt holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl.training.tracking import Tracker
+from mrl.training.trainer import PRETRAINED, Trainer
+
+
+def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
+    """Print the summary of a finished run and write it as ``summary.json`` into ``directory``."""
+    history, dims = trainer.state.history, trainer.encoder.dims
+    assert trainer.best is not None
+    best = next(record for record in history if record["epoch"] == trainer.best.epoch)
+    stages = [stage.name for stage in trainer.config.stages]
+    picked: list[tuple[str, Mapping[str, Any]]] = [("pretrained", history[0])]
+    for name in stages:
+        if (of_stage := best_of_stage(history, name)) is not None:
+            picked.append((f"stage {name}", of_stage))
+    picked.append(("best.pt", best))
+    rows = [
+        [
+            label,
+            str(record["epoch"]),
+            _percent(record["mean_eer"]),
+            *(_percent(eer_of(record, dim)) for dim in dims),
+        ]
+        for label, record in picked
+    ]
+    columns = ["weights", "epoch", "mean EER %", *(f"EER % at {dim}" for dim in dims)]
+    tracker.table("summary (mean over the trial lists)", columns, rows)
+    sentences = [stage_verdict(history, name) for name in stages]
+    sentences.append(_closing(trainer, history[0], best))
+    if unreadable := trainer.state.unreadable:
+        sentences.append(f"{len(unreadable)} training utterances could not be read and were replaced")
+    for sentence in sentences:
+        tracker.say(sentence)
+    content = {
+        "dims": list(dims),
+        "rows": [
+            {
+                "weights": label,
+                "epoch": record["epoch"],
+                "mean_eer": record["mean_eer"],
+                "eer": {str(dim): eer_of(record, dim) for dim in dims},
+            }
+            for label, record in picked
+        ],
+        "reference_full_size_eer": trainer.state.reference,
+        "sentences": sentences,
+        "unreadable": sorted(unreadable),
+    }
+    (directory / "summary.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def eer_of(record: Mapping[str, Any], dim: int) -> float:
+    """EER at one prefix in a history record, mean over the trial lists."""
+    values = [value for key, value in record.items() if key.startswith("eer/") and key.endswith(f"/{dim}")]
+    return float(np.mean(values))
+
+
+def best_of_stage(history: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, Any] | None:
+    """The stage's last new best; where it gave none, its lowest mean EER; none if it was never scored."""
+    records = [record for record in history if record["stage"] == stage]
+    if not records:
+        return None
+    bests = [record for record in records if record["is_best"]]
+    return bests[-1] if bests else min(records, key=lambda record: record["mean_eer"])
+
+
+def stage_verdict(history: Sequence[Mapping[str, Any]], stage: str) -> str:
+    """One sentence: whether the stage helped."""
+    of_stage = best_of_stage(history, stage)
+    if of_stage is None:
+        return f"stage {stage} was not scored"
+    first = next(index for index, record in enumerate(history) if record["stage"] == stage)
+    before = [record for record in history[:first] if record["is_best"]][-1]
+    change = f"mean EER {_percent(before['mean_eer'])} -> {_percent(of_stage['mean_eer'])} %"
+    if of_stage["is_best"]:
+        return f"stage {stage} helped: {change} (epoch {of_stage['epoch']})"
+    return (
+        f"stage {stage} did not help: {change} at its best (epoch {of_stage['epoch']}), "
+        f"full size {_percent(before['full_size_eer'])} -> {_percent(of_stage['full_size_eer'])} %; "
+        "its weights are not used"
+    )
+
+
+def _closing(trainer: Trainer, start: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    reference = trainer.state.reference
+    sentence = (
+        f"best.pt is epoch {best['epoch']} ({best['stage']}): mean EER {_percent(start['mean_eer'])} -> "
+        f"{_percent(best['mean_eer'])} %, full size {_percent(reference)} -> {_percent(best['full_size_eer'])} %"
+    )
+    allowed = reference + trainer.config.checkpoints.full_size_tolerance / 100
+    if best["full_size_eer"] > allowed:
+        return (
+            f"{sentence}; at full size this is WORSE than the pretrained model: use the pretrained one there"
+        )
+    if best["stage"] == PRETRAINED:
+        return f"{sentence}; no stage improved on the warm start"
+    return sentence
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"

@@ -1,0 +1,141 @@
+"""One update: embeddings -> loss terms -> backward -> clip -> step.
+
+Shapes: B utterances of the batch, T samples of a crop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mrl.config import RuntimeConfig
+from mrl.errors import TrainingError
+from mrl.loss import SlicedMarginClassifier
+from mrl.models.encoder import SpeakerEncoder
+from mrl.randomness import seed_of
+from mrl.training.stages import StagePlan, margin_at, parameter_groups, rate_factor_at
+
+_MAX_SKIPPED_IN_A_ROW = 25
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient that is NaN or infinite, noticed before the weights were touched."""
+
+
+class StepValues(NamedTuple):
+    """What one update measured. ``gradient_norm`` is that of the whole batch, unscaled, before clipping."""
+
+    loss: float
+    loss_per_prefix: list[float]
+    gradient_norm: float
+    margin: float
+    rates: dict[str, float]
+    skipped: bool  # fp16 only: the gradient overflowed and the loss scale was lowered instead
+
+
+class Updater:
+    """The optimizer of one stage and the step that it takes.
+
+    Args:
+        encoder, classifier: as :func:`mrl.training.stages.enter_stage` left them for the stage of ``plan``.
+        seed: of the run; dropout masks are a function of (seed, step).
+    """
+
+    def __init__(
+        self,
+        encoder: SpeakerEncoder,
+        classifier: SlicedMarginClassifier,
+        plan: StagePlan,
+        runtime: RuntimeConfig,
+        seed: int,
+    ) -> None:
+        self._device = classifier.class_vectors.device
+        self._plan = plan
+        self._seed = seed
+        self._forward: nn.Module = torch.compile(encoder) if runtime.compile else encoder  # type: ignore[assignment]
+        self._classifier = classifier
+        self._dtype = _DTYPES[runtime.precision]
+        on_gpu = self._device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(encoder, classifier, plan.stage), betas=(0.9, 0.999), fused=on_gpu
+        )
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=runtime.precision == "fp16")
+        self._skipped_in_a_row = 0
+
+    def update(self, waveforms: Tensor, speakers: Tensor, *, stage_step: int, run_step: int) -> StepValues:
+        """One update from ``waveforms`` [B, T] and ``speakers`` [B], both on the device.
+
+        The gradient is that of the mean loss over B, in however many parts it is accumulated. Raises
+        :class:`NonFiniteError` before the weights change.
+        """
+        plan = self._plan
+        torch.manual_seed(
+            seed_of(self._seed, "dropout", run_step)
+        )  # so that a resumed run draws the same masks
+        margin = margin_at(stage_step, plan)
+        rates = self._set_rates(rate_factor_at(stage_step, plan))
+
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._accumulate_gradients(waveforms, speakers, margin)
+        self._scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters(), plan.stage.gradient_clip or float("inf"))
+        loss, gradient_norm, *per_prefix = torch.stack([losses[0], norm, *losses[1:]]).tolist()
+        skipped = self._check_finite(loss, gradient_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return StepValues(loss, per_prefix, gradient_norm, margin, rates, skipped)
+
+    def _accumulate_gradients(self, waveforms: Tensor, speakers: Tensor, margin: float) -> Tensor:
+        """Backward through the batch part by part; returns [total, per prefix...] of the whole batch, detached."""
+        parts = self._plan.stage.accumulate_steps
+        losses = torch.zeros(1 + len(self._classifier.dims), device=self._device)
+        for part, labels in zip(waveforms.chunk(parts), speakers.chunk(parts), strict=True):
+            share = len(labels) / len(speakers)
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                embeddings = self._forward(part)
+            terms = self._classifier(embeddings, labels, margin)
+            self._scaler.scale(terms.total * share).backward()
+            losses += share * torch.cat([terms.total.detach()[None], terms.per_prefix])
+        return losses
+
+    def _check_finite(self, loss: float, gradient_norm: float) -> bool:
+        """Whether the scaler will skip this step; raises for numbers that no scaling explains."""
+        finite_loss = abs(loss) != float("inf") and loss == loss
+        finite_norm = abs(gradient_norm) != float("inf") and gradient_norm == gradient_norm
+        if finite_loss and finite_norm:
+            self._skipped_in_a_row = 0
+            return False
+        if not finite_loss:
+            raise NonFiniteError(f"the loss is {loss}")
+        if not self._scaler.is_enabled():
+            raise NonFiniteError(f"the norm of the gradient is {gradient_norm} (loss {loss:.4g})")
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(f"the gradient overflowed {self._skipped_in_a_row} times in a row")
+        return True
+
+    def _set_rates(self, factor: float) -> dict[str, float]:
+        rates = {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_rate"] * factor
+            rates[group["part"]] = group["lr"]
+        return rates
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "skipped_in_a_row": self._skipped_in_a_row,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the state belongs to other parameters."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._skipped_in_a_row = state["skipped_in_a_row"]

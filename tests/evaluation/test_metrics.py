@@ -1,0 +1,106 @@
+"""EER and minDCF by hand, with ties and degenerate input, and against scikit-learn's ROC."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import interp1d
+from scipy.optimize import brentq
+from sklearn.metrics import roc_curve
+
+from mrl.evaluation.metrics import equal_error_rate, min_dcf, operating_points
+
+
+def test_one_of_three_wrong_on_each_side():
+    # Targets 0.9, 0.8, 0.3; non-targets 0.6, 0.2, 0.1. At threshold 0.6 one target is missed and one non-target
+    # accepted: 1/3 and 1/3.
+    scores, labels = [0.9, 0.8, 0.3, 0.6, 0.2, 0.1], [1, 1, 1, 0, 0, 0]
+    rate, threshold = equal_error_rate(scores, labels)
+    assert rate == pytest.approx(1 / 3)
+    assert threshold == 0.6
+
+
+def test_separated_scores_have_no_errors():
+    rate, threshold = equal_error_rate([3.0, 2.0, 1.0, 0.0], [1, 1, 0, 0])
+    assert rate == 0.0
+    assert threshold == 2.0
+    assert min_dcf([3.0, 2.0, 1.0, 0.0], [1, 1, 0, 0], 0.01) == 0.0
+
+
+def test_all_equal_scores_are_a_coin_toss():
+    assert equal_error_rate([0.5] * 4, [1, 0, 1, 0]).rate == pytest.approx(0.5)
+    assert min_dcf([0.5] * 4, [1, 0, 1, 0], 0.05) == pytest.approx(1.0)
+
+
+def test_ties_are_accepted_together():
+    # The tie at 0.5 holds one of two targets and one of three non-targets: the ROC goes from (0, 1/2) straight to
+    # (1/3, 0), where misses equal false accepts at 1/5.
+    rate, _ = equal_error_rate([0.9, 0.5, 0.5, 0.1, 0.0], [1, 1, 0, 0, 0])
+    assert rate == pytest.approx(0.2)
+
+
+def test_min_dcf_by_hand():
+    # Operating points (false accepts, misses): (0,1) (0,1/2) (1/2,1/2) (1/2,0) (1,0). At p = 0.05 the costs are
+    # 0.05, 0.025, ...: the least is 0.025, normalised by 0.05.
+    assert min_dcf([4, 3, 2, 1], [1, 0, 1, 0], 0.05) == pytest.approx(0.5)
+    # With a false accept a hundredth as dear: 0.95 * 0.01 * 1/2 = 0.00475, normalised by 0.0095.
+    assert min_dcf([4, 3, 2, 1], [1, 0, 1, 0], 0.05, cost_false_accept=0.01) == pytest.approx(0.5)
+    assert min_dcf([3, 4, 2, 1], [1, 0, 1, 0], 0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("labels", "missing"), [([1, 1], "non-target"), ([0, 0], "target")])
+def test_one_class_only_is_an_error(labels, missing):
+    with pytest.raises(ValueError, match=f"no {missing} trial"):
+        equal_error_rate([0.1, 0.2], labels)
+
+
+def test_scores_that_are_not_finite_are_an_error():
+    with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
+        equal_error_rate([0.1, float("nan")], [0, 1])
+    with pytest.raises(ValueError, match="one length"):
+        equal_error_rate([0.1, 0.2, 0.3], [0, 1])
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 9])  # few decimals: many ties
+def test_parity_with_scikit_learn(decimals):
+    rng = np.random.default_rng(decimals)
+    for _ in range(20):
+        labels = rng.random(300) < 0.3
+        scores = np.round(rng.normal(labels * 1.5), decimals)
+        false_accepts, hits, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+        points = operating_points(scores, labels)
+        np.testing.assert_allclose(points.false_accepts, false_accepts)
+        np.testing.assert_allclose(points.misses, 1 - hits, atol=1e-12)
+        np.testing.assert_array_equal(points.thresholds[1:], thresholds[1:])
+        expected = brentq(lambda x: 1 - x - interp1d(false_accepts, hits)(x), 0, 1, xtol=1e-14)  # noqa: B023
+        assert equal_error_rate(scores, labels).rate == pytest.approx(expected, abs=1e-9)
+
+
+trials = st.lists(st.tuples(st.integers(-50, 50), st.booleans()), min_size=2, max_size=60).filter(
+    lambda items: len({label for _, label in items}) == 2
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(trials)
+def test_monotone_maps_change_nothing_and_mirroring_mirrors(items):
+    scores = np.array([score for score, _ in items], dtype=float)
+    labels = np.array([label for _, label in items])
+    rate = equal_error_rate(scores, labels).rate
+    assert 0.0 <= rate <= 1.0
+    assert equal_error_rate(np.arctan(scores / 7), labels).rate == pytest.approx(rate)
+    assert min_dcf(3 * scores - 5, labels, 0.01) == pytest.approx(min_dcf(scores, labels, 0.01))
+    assert equal_error_rate(-scores, ~labels).rate == pytest.approx(rate)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials)
+def test_the_threshold_gives_error_rates_around_the_eer(items):
+    scores = np.array([score for score, _ in items], dtype=float)
+    labels = np.array([label for _, label in items])
+    rate, threshold = equal_error_rate(scores, labels)
+    misses = np.mean(scores[labels] < threshold)
+    false_accepts = np.mean(scores[~labels] >= threshold)
+    assert min(misses, false_accepts) - 1e-12 <= rate <= max(misses, false_accepts) + 1e-12

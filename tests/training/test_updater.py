@@ -1,0 +1,165 @@
+"""The step: accumulation equals the large batch, clipping is of the true gradient, non-finite numbers stop it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from mrl.config import RuntimeConfig, StageConfig
+from mrl.loss import SlicedMarginClassifier
+from mrl.models.encoder import SpeakerEncoder
+from mrl.models.head import MatryoshkaHead
+from mrl.models.pretrained import build_released
+from mrl.training.stages import StagePlan, enter_stage
+from mrl.training.updater import NonFiniteError, Updater
+
+STAGE = {
+    "name": "full", "train": ["backbone", "head"], "epochs": 4, "batch_size": 8, "schedule": "constant",
+    "learning_rate": {"backbone": 1e-3, "head": 1e-3, "classifier": 1e-2},
+}  # fmt: skip
+CROPS = torch.randn(8, 8_000, generator=torch.Generator().manual_seed(0)) * 0.1
+SPEAKERS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+
+
+def make(tiny_config, dropout=0.0, precision="float32", **changes):
+    """A fresh updater with its encoder and classifier; the same weights every time."""
+    torch.manual_seed(0)
+    released = build_released(tiny_config, seed=1)
+    encoder = SpeakerEncoder(released, MatryoshkaHead(released.pooled_dim, 16, dropout), [8, 16])
+    classifier = SlicedMarginClassifier(4, {8: 1.0, 16: 0.5})
+    plan = StagePlan(StageConfig(**{**STAGE, **changes}), 0, 5, 0.2)
+    enter_stage(encoder, classifier, plan.stage)
+    return (
+        Updater(encoder, classifier, plan, RuntimeConfig(device="cpu", precision=precision), 3),
+        encoder,
+        classifier,
+    )
+
+
+def run(updater, steps, start=0):
+    return [updater.update(CROPS, SPEAKERS, stage_step=k, run_step=k) for k in range(start, start + steps)]
+
+
+def gradients(*modules):
+    return [p.grad.clone() for module in modules for p in module.parameters() if p.grad is not None]
+
+
+def test_class_vectors_head_and_backbone_move_and_the_loss_falls(tiny_config):
+    updater, encoder, classifier = make(tiny_config)
+    before = copy.deepcopy({**encoder.state_dict(), "classes": classifier.class_vectors.detach()})
+    values = run(updater, 12)
+    after = {**encoder.state_dict(), "classes": classifier.class_vectors.detach()}
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert "classes" in moved
+    assert {"head.linear.weight", "head.linear.bias", "head.bn.weight"} <= moved
+    assert any(key.startswith("backbone.backbone.stage1") for key in moved)
+    assert not any("running" in key or "num_batches" in key for key in moved)
+    assert values[-1].loss < 0.8 * values[0].loss
+
+
+def test_accumulated_parts_equal_the_large_batch(tiny_config):
+    whole, *modules = make(tiny_config)
+    parted, *modules_parted = make(tiny_config, accumulate_steps=4)
+    (a,), (b,) = run(whole, 1), run(parted, 1)
+    assert b.loss == pytest.approx(a.loss, rel=1e-5)
+    assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-4)
+    assert b.loss_per_prefix == pytest.approx(a.loss_per_prefix, rel=1e-5)
+    for one, other in zip(gradients(*modules), gradients(*modules_parted), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4 * one.abs().max().item() + 1e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_clipping_is_of_the_whole_gradient_and_the_norm_is_reported_unclipped(tiny_config, parts):
+    free, *modules = make(tiny_config, gradient_clip=None)
+    (values,) = run(free, 1)
+    norm = torch.stack([g.norm() for g in gradients(*modules)]).norm().item()
+    assert values.gradient_norm == pytest.approx(norm, rel=1e-4)
+    clip = norm / 3
+    clipped, *modules = make(tiny_config, gradient_clip=clip, accumulate_steps=parts)
+    (values,) = run(clipped, 1)
+    assert values.gradient_norm == pytest.approx(norm, rel=1e-3)
+    assert torch.stack([g.norm() for g in gradients(*modules)]).norm().item() == pytest.approx(clip, rel=1e-3)
+
+
+def test_rates_follow_the_schedule(tiny_config):
+    updater, *_ = make(tiny_config, warmup_epochs=1)
+    values = run(updater, 6)
+    assert [v.rates["classifier"] for v in values] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01, 0.01])
+    assert values[2].rates["backbone"] == pytest.approx(0.6e-3)
+
+
+def test_dropout_depends_on_seed_and_step_alone(tiny_config):
+    first, *_ = make(tiny_config, dropout=0.5)
+    a = run(first, 3)
+    torch.manual_seed(99)
+    second, *_ = make(tiny_config, dropout=0.5)
+    torch.rand(17)
+    assert run(second, 3) == a
+    other, *_ = make(tiny_config, dropout=0.0)
+    assert run(other, 1)[0].loss != a[0].loss
+
+
+def test_a_restored_state_goes_on_bit_for_bit(tiny_config):
+    straight, *modules = make(tiny_config, dropout=0.3)
+    run(straight, 6)
+    broken, *halves = make(tiny_config, dropout=0.3)
+    run(broken, 3)
+    resumed, *rest = make(tiny_config, dropout=0.3)
+    for module, source in zip(rest, halves, strict=True):
+        module.load_state_dict(source.state_dict())
+    resumed.load_state_dict(copy.deepcopy(broken.state_dict()))
+    run(resumed, 3, start=3)
+    for module, reference in zip(rest, modules, strict=True):
+        for key, value in reference.state_dict().items():
+            assert torch.equal(module.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("where", ["crop", "weight"])
+def test_a_non_finite_loss_stops_before_the_update(tiny_config, where):
+    updater, encoder, classifier = make(tiny_config)
+    crops = CROPS.clone()
+    if where == "crop":
+        crops[3, 100] = float("nan")
+    else:
+        with torch.no_grad():
+            encoder.head.linear.weight[0, 0] = float("inf")
+    before = copy.deepcopy([*encoder.state_dict().values(), *classifier.state_dict().values()])
+    with pytest.raises(NonFiniteError, match="the loss is nan"):
+        updater.update(crops, SPEAKERS, stage_step=0, run_step=0)
+    after = [*encoder.state_dict().values(), *classifier.state_dict().values()]
+    assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
+
+
+def test_a_non_finite_gradient_stops_before_the_update(tiny_config):
+    updater, encoder, classifier = make(tiny_config)
+    encoder.head.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = classifier.class_vectors.detach().clone()
+    with pytest.raises(NonFiniteError, match="norm of the gradient"):
+        run(updater, 1)
+    assert torch.equal(classifier.class_vectors, before)
+
+
+def test_bf16_autocast_trains_with_the_loss_in_float32(tiny_config):
+    exact, *_ = make(tiny_config)
+    coarse, encoder, classifier = make(tiny_config, precision="bf16")
+    a, b = run(exact, 1)[0], run(coarse, 1)[0]
+    assert b.loss != a.loss
+    assert b.loss == pytest.approx(a.loss, rel=0.05)
+    assert all(p.dtype == torch.float32 for p in [*encoder.parameters(), classifier.class_vectors])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fp16_overflow_is_skipped_and_the_scale_falls(tiny_config):
+    updater, encoder, classifier = make(tiny_config)
+    encoder.cuda(), classifier.cuda()
+    plan = StagePlan(StageConfig(**STAGE), 0, 5, 0.2)
+    updater = Updater(encoder, classifier, plan, RuntimeConfig(device="cuda", precision="fp16"), 3)
+    updater._scaler.update(2.0**30)
+    before = classifier.class_vectors.detach().clone()
+    first = updater.update(CROPS.cuda(), SPEAKERS.cuda(), stage_step=0, run_step=0)
+    assert first.skipped
+    assert torch.equal(classifier.class_vectors, before)
+    assert updater.state_dict()["scaler"]["scale"] < 2.0**30
