@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from mrl.data.audio import AUDIO_SUFFIXES, Samples, read, read_crop
+from mrl.audio import AUDIO_SUFFIXES, Samples, read, read_crop
 from mrl.errors import AudioError, DataError
 
 Kind = Literal["noise", "room_responses"]

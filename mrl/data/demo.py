@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mrl.audio import SAMPLE_RATE
 from mrl.config import Config, DemoConfig
-from mrl.data.audio import SAMPLE_RATE
 from mrl.data.synthesis import synthesise
 from mrl.data.voices import recording_session, speaker_voice
 from mrl.errors import DataError

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrl.data.audio import AUDIO_SUFFIXES
+from mrl.audio import AUDIO_SUFFIXES
 from mrl.errors import DataError
 
 LAYOUT = "a corpus is <root>/<speaker>/**/<file>, one folder for each speaker"

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mrl.data.audio import load_decoder, read, read_crop
+from mrl.audio import load_decoder, read, read_crop
+from mrl.data.augment import AugmentationPlan, Augmenter
 from mrl.data.corpus import Corpus
 from mrl.errors import AudioError, DataError
 from mrl.randomness import numpy_generator
@@ -50,6 +51,8 @@ class Batch(NamedTuple):
     utterances: Tensor  # int64 [B]
     replaced: list[str]
     """A message for each utterance that could not be read."""
+    plan: AugmentationPlan | None = None
+    """What an augmenter is to do to it, where the loader was given one."""
 
 
 class CropDataset(Dataset[Crop]):
@@ -86,13 +89,13 @@ class CropDataset(Dataset[Crop]):
         return Crop(torch.from_numpy(samples), speaker, utterance, replaced)
 
     def _in_place_of(self, key: Key, position: float, error: AudioError) -> Crop:
-        last = error
+        last = str(error)
         candidates = self._candidates(key)
         for candidate in candidates:
             try:
                 return self._crop(candidate, position, str(error))
             except AudioError as another:
-                last = another
+                last = str(another)
         raise DataError(
             f"{error}. None of {len(candidates)} others tried in its place could be read (the last: {last})"
         )
@@ -165,7 +168,11 @@ def collate(crops: list[Crop]) -> Batch:
 
 
 def make_loader(
-    dataset: CropDataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool
+    dataset: CropDataset,
+    batches: Iterable[list[Key]],
+    workers: int,
+    pin_memory: bool,
+    augmenter: Augmenter | None = None,
 ) -> DataLoader[Any]:
     """A loader of :class:`Batch`; it may be iterated again and again, and its workers stay.
 
@@ -174,13 +181,14 @@ def make_loader(
         batches: keys of each batch, an :class:`EpochBatches` or a list.
         workers: processes that read; 0 reads in this one.
         pin_memory: put batches where a copy to a GPU need not wait for.
+        augmenter: plans what to do to each batch, so that noise clips and rooms are read by the workers too.
     """
     if workers > 0:
         dataset.load_decoder()
-    return _CropLoader(
-        dataset,
+    return _BatchLoader(
+        _Batches(dataset, augmenter),
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=_unchanged,
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
@@ -190,14 +198,43 @@ def make_loader(
     )
 
 
-class _CropLoader(DataLoader[Any]):
-    """Passes a worker's DataError on as it was raised, without the worker's traceback in its message."""
+class _Batches(Dataset[Batch]):
+    """Whole batches of crops, or the message of the DataError that there is instead.
+
+    Raised in a worker, the error would reach the user with the worker's traceback in its message, and torch
+    would wait seconds for that worker to end.
+    """
+
+    def __init__(self, crops: CropDataset, augmenter: Augmenter | None) -> None:
+        self._crops = crops
+        self._augmenter = augmenter
+
+    def __getitems__(self, keys: list[Key]) -> Batch | str:
+        try:
+            batch = collate([self._crops[key] for key in keys])
+            if self._augmenter is None:
+                return batch
+            epoch, num_samples = keys[0][0], batch.waveforms.shape[1]
+            plan = self._augmenter.plan(
+                batch.utterances, batch.speakers, epoch=epoch, num_samples=num_samples
+            )
+            return batch._replace(plan=plan)
+        except DataError as error:
+            return str(error)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+class _BatchLoader(DataLoader[Any]):
+    """Raises the DataError whose message :class:`_Batches` hands over."""
 
     def __iter__(self) -> Any:
-        try:
-            yield from super().__iter__()
-        except DataError as error:
-            raise DataError(str(error).rpartition(f"{DataError.__module__}.DataError: ")[2].strip()) from None
+        for batch in super().__iter__():
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch
 
 
 def _start_worker(_: int) -> None:

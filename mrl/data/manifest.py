@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mrl.atomic import write_atomically
-from mrl.data.audio import AUDIO_SUFFIXES
+from mrl.audio import AUDIO_SUFFIXES
 from mrl.data.listing import SCAN_THREADS, Folders, Listing
 from mrl.errors import DataError
 

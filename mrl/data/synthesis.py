@@ -17,7 +17,7 @@ from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter, oaconvolve
 
-from mrl.data.audio import SAMPLE_RATE
+from mrl.audio import SAMPLE_RATE
 from mrl.data.phones import PHONES, VOWELS, Phone, words
 from mrl.data.voices import Session, Voice, accent_directions
 from mrl.randomness import Key, numpy_generator

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import irfft, rfft, rfftfreq
 
-from mrl.data.audio import SAMPLE_RATE
+from mrl.audio import SAMPLE_RATE
 from mrl.data.phones import VOWELS
 from mrl.randomness import numpy_generator
 

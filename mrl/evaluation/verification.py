@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mrl.data.audio import SAMPLE_RATE
+from mrl.audio import SAMPLE_RATE
 from mrl.data.loading import read_ahead
 from mrl.data.trials import TrialList
 from mrl.errors import DataError, TrainingError

@@ -111,8 +111,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"it holds {foreign[1]}, and code is never run here" if foreign else "damaged, or another format"
         )
         raise CheckpointError(f"{path}: not a checkpoint of plain tensors and options: {reason}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint, perhaps cut short: {error}") from error
+    except Exception as error:  # bytes that are no pickle make the unpickler raise errors of any kind
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable checkpoint, perhaps cut short: {reason}") from error
     return _entries(content, path)
 
 

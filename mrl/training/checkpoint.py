@@ -51,17 +51,35 @@ class CheckpointFolder:
                 "the files written before are intact"
             ) from error
 
+    def set_aside(self, *names: str) -> Path | None:
+        """Move those of ``names`` (default: all checkpoints) that exist to a numbered folder; returns it."""
+        patterns = names or ("best.pt", "last.pt", "epoch_*.pt")
+        present = [path for pattern in patterns for path in sorted(self.directory.glob(pattern))]
+        if not present:
+            return None
+        number = 1
+        while (folder := self.directory / f"earlier_{number}").exists():
+            number += 1
+        folder.mkdir()
+        for path in present:
+            path.replace(folder / path.name)
+        return folder
+
     def _give_name(self, path: Path) -> None:
-        """A second name for the file last.pt. Files are only ever replaced whole, so a hard link is safe."""
-
-        def link(temporary: Path) -> None:
-            try:
-                os.link(self.last, temporary)
-            except OSError:
-                shutil.copyfile(self.last, temporary)
-
-        write_atomically(path, link)
+        link_file(self.last, path)
 
     def _drop_old(self) -> None:
         for old in sorted(self.directory.glob("epoch_*.pt"))[: -self._keep_last]:
             old.unlink(missing_ok=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """``target`` as another name of ``source``; files are only ever replaced whole, so a hard link is safe."""
+
+    def link(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+    write_atomically(target, link)

@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import torch
 
+from mrl.audio import SAMPLE_RATE
 from mrl.config import Config, LearningRates, StageConfig
-from mrl.data.audio import SAMPLE_RATE
 from mrl.data.corpus import Corpus
 from mrl.data.loading import Batch, CropDataset, collate
 from mrl.errors import TrainingError

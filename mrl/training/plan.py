@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
-from mrl.data.audio import SAMPLE_RATE
 from mrl.loss import SlicedMarginClassifier
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.stages import StagePlan, enter_stage, part_modules, plan_stages

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from mrl.config import Config
@@ -112,7 +114,7 @@ def _resumed_trainer(
     tracker.say(
         f"resumed from {source}: {resumed.state.epoch} epochs done, best so far epoch {resumed.best.epoch}"
     )
-    return Trainer(
+    trainer = Trainer(
         config,
         encoder,
         classifier,
@@ -122,3 +124,5 @@ def _resumed_trainer(
         best=resumed.best,
         optimizer=content["optimizer"],
     )
+    trainer.checkpoints.ensure_best_file(resumed.best, Path(source))
+    return trainer

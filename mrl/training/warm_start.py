@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
-from mrl.data.audio import SAMPLE_RATE
 from mrl.data.corpus import Corpus
 from mrl.data.loading import CropDataset, make_loader
 from mrl.loss import SlicedMarginClassifier

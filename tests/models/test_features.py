@@ -87,7 +87,9 @@ def test_frame_counts():
 
 
 @given(
-    st.sampled_from(["pt", "tf"]), st.sampled_from([80, 160, 161, 240, 400]), st.integers(min_value=2, max_value=6)
+    st.sampled_from(["pt", "tf"]),
+    st.sampled_from([80, 160, 161, 240, 400]),
+    st.integers(min_value=2, max_value=6),
 )
 def test_min_samples_is_the_least_that_gives_the_frames(kind, hop, frames):
     front_end = FrontEnd(kind, 8, hop)
@@ -105,7 +107,7 @@ def test_min_samples_is_the_least_that_gives_the_frames(kind, hop, frames):
 def test_the_mean_over_time_is_zero_and_silence_is_finite(kind, waveforms):
     front_end = FrontEnd(kind, 20, 160)
     assert front_end(waveforms).mean(dim=-1).abs().max() < 1e-5
-    assert torch.equal(front_end(torch.zeros(1, 4000)), torch.zeros_like(front_end(torch.zeros(1, 4000))))
+    assert front_end(torch.zeros(1, 4000)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["pt", "tf"])

@@ -34,8 +34,9 @@ def test_even_attention_gives_the_population_statistics():
     pooling = ASTP(2)
     torch.nn.init.zeros_(pooling.linear2.weight)
     torch.nn.init.zeros_(pooling.linear2.bias)
-    expected = torch.tensor([[2.0, 5.0, math.sqrt(2 / 3), FLOOR]])
-    torch.testing.assert_close(pooling(FRAMES), expected)
+    frames = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]])
+    expected = torch.tensor([[2.0, 0.0, math.sqrt(2 / 3), FLOOR]])
+    torch.testing.assert_close(pooling(frames), expected)
 
 
 def attentive_by_hand(pooling: ASTP, frames: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 WAV, FLAC, Ogg and Opus are read by libsndfile, which seeks to the sample. AAC (m4a) and MP3 are decoded by
 FFmpeg through torchcodec, which is imported when the first such file is met. A crop holds exactly the samples
-of that part of the whole file: of m4a only the crop's range is decoded; an MP3 is decoded whole, because its
-header does not tell its length reliably and decoding from its middle gives other samples.
+of that part of the whole file. Of m4a only what leads up to the crop's end is decoded; an MP3 is decoded whole,
+because its header does not tell its length reliably.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus"}) | _FFMPEG_SUFFIXE
 
 _SOURCE_RATES = range(1_000, 768_001)  # Hz; a header that says otherwise is damaged
 _PLAUSIBLE_PEAK = 8.0  # lossy decoders overshoot 1 a little; integers stored as floats exceed it by far
-_ENDLESS_FRAMES = (
-    1 << 40
-)  # FLAC from a pipe states no length; libsndfile then says more and cannot read its end
+_ENDLESS_FRAMES = 1 << 40  # of FLAC from a pipe libsndfile says more, and cannot read its end
 _STREAMED_WAV_BYTES = 0x7FFF_0000  # programs that write to a pipe state at least this as the length
 _HEADER_SLACK_SECONDS = 0.1  # an m4a may hold a few AAC frames less than its header says
 _FILTER_HALF_WIDTH = 16  # zero crossings of the resampling filter on either side

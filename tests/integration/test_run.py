@@ -1,0 +1,364 @@
+"""Whole runs: what they leave behind, what they promise, and how they end when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import mrl
+from mrl.audio import read
+from mrl.data.trials import read_trials
+from mrl.evaluation.metrics import equal_error_rate
+from mrl.models.checkpoint_format import read_checkpoint
+from mrl.models.pretrained import load_released
+from mrl.training import trainer
+from mrl.training.updater import Updater
+
+
+def same_weights(a: Path, b: Path) -> None:
+    first, second = read_checkpoint(a), read_checkpoint(b)
+    for part in ("encoder", "classifier"):
+        assert first[part].keys() == second[part].keys()
+        for key, value in first[part].items():
+            assert torch.equal(value, second[part][key]), f"{part}.{key}"
+
+
+def records(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
+
+
+TIMINGS = {"train/utterances_per_second", "train/data_wait_share", "evaluation_seconds"}
+
+
+def numbers(folder: Path) -> list[dict]:
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in records(folder)]
+
+
+def test_a_run_leaves_everything_that_it_promises(run, workplace, capsys):
+    assert run(logging={"plots": True, "tensorboard": True}) == 0
+    names = {path.name for path in (workplace / "logs").iterdir()}
+    assert {"training.log", "metrics.jsonl", "config.yaml", "summary.json", "tensorboard", "trials"} <= names
+    assert {"loss.png", "eer.png", "eer_by_dimension.png"} <= names
+    checkpoints = {path.name for path in (workplace / "checkpoints").iterdir()}
+    assert checkpoints == {"best.pt", "last.pt", *(f"epoch_{n:03d}.pt" for n in (1, 2, 3, 4))}
+    output = capsys.readouterr().out
+    assert "stage head: trains head and the classifier from epoch 0, 2 epochs of 4 steps" in output
+    assert "summary (mean over the trial lists)" in output
+
+    steps = [record for record in records(workplace / "logs") if record["kind"] == "step"]
+    assert [record["step"] for record in steps] == list(range(1, 17))
+    for key in ("loss", "loss_8", "loss_16", "loss_32", "margin", "gradient_norm", "utterances_per_second"):
+        assert all(np.isfinite(record[f"train/{key}"]) for record in steps)
+    assert "train/learning_rate_backbone" in steps[-1]
+    assert "train/learning_rate_backbone" not in steps[0]
+    total = steps[0]["train/loss_8"] + 0.5 * steps[0]["train/loss_16"] + steps[0]["train/loss_32"]
+    assert steps[0]["train/loss"] == pytest.approx(total, rel=1e-5)
+    epochs = [record for record in records(workplace / "logs") if record["kind"] == "epoch"]
+    assert [record["epoch"] for record in epochs] == [0, 1, 2, 3, 4]
+    for dim in (8, 16, 32):
+        assert f"eer/made/{dim}" in epochs[0]
+        assert f"min_dcf_0.01/made/{dim}" in epochs[0]
+
+
+def test_epoch_0_scores_what_the_released_model_scores(run, workplace):
+    assert run(stages=[]) == 0
+    trials = read_trials(workplace / "logs/trials/made.txt", workplace / "speech/validation")
+    released, encoder = load_released("released.pt"), mrl.load_encoder("checkpoints/best.pt")
+    embeddings, ours = [], []
+    for utterance in trials.utterances:
+        ours.append(encoder.embed_file(trials.root / utterance))
+        with torch.no_grad():
+            waveform = torch.from_numpy(read(trials.root / utterance))[None]
+            embeddings.append(torch.nn.functional.normalize(released(waveform)[0], dim=0))
+    expected = (torch.stack(embeddings)[trials.enrolment] * torch.stack(embeddings)[trials.test]).sum(1)
+    scores = (torch.stack(ours)[trials.enrolment] * torch.stack(ours)[trials.test]).sum(1)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+    summary = json.loads((workplace / "logs/summary.json").read_text())
+    rate = equal_error_rate(expected.numpy(), trials.labels).rate
+    assert summary["rows"][0]["eer"]["32"] == pytest.approx(rate, abs=1e-3)
+    assert summary["reference_full_size_eer"] == summary["rows"][0]["eer"]["32"]
+
+
+@pytest.mark.parametrize("source", ["epoch_001", "epoch_002", "epoch_003", "last", "best"])
+def test_a_resumed_run_is_the_uninterrupted_one(run, workplace, source):
+    assert run() == 0
+    straight = workplace / "straight"
+    shutil.copytree(workplace / "checkpoints", straight)
+    uninterrupted = numbers(workplace / "logs")
+    shutil.rmtree(workplace / "checkpoints")
+    assert run("--resume", str(straight / f"{source}.pt")) == 0
+    if source != "last":
+        same_weights(straight / "last.pt", workplace / "checkpoints/last.pt")
+        same_weights(straight / "best.pt", workplace / "checkpoints/best.pt")
+    assert numbers(workplace / "logs") == uninterrupted
+
+
+def test_the_number_of_workers_changes_nothing(run, workplace):
+    assert run() == 0
+    shutil.move(workplace / "checkpoints", workplace / "without")
+    assert run(data={"train": "speech/train", "workers": 2}) == 0
+    same_weights(workplace / "without/last.pt", workplace / "checkpoints/last.pt")
+
+
+def test_a_stage_starts_from_the_best_and_harm_is_not_kept(run, workplace, capsys, monkeypatch):
+    """The first stage is made to look harmful; the second starts from epoch 0, and best.pt is epoch 0."""
+    scored: list[torch.Tensor] = []
+    honest = trainer.full_size_eer
+
+    def worse_after_epoch_0(results):
+        return honest(results) + (0.1 if len(scored) > 1 else 0.0)
+
+    verify = trainer.verify
+
+    def watched(encoder, *arguments, **options):
+        scored.append(encoder.head.linear.weight.detach().clone())
+        return verify(encoder, *arguments, **options)
+
+    monkeypatch.setattr(trainer, "verify", watched)
+    monkeypatch.setattr("mrl.training.selection.full_size_eer", worse_after_epoch_0)
+    entered: list[torch.Tensor] = []
+    enter = trainer.enter_stage
+    monkeypatch.setattr(
+        trainer,
+        "enter_stage",
+        lambda e, c, s: (entered.append(e.head.linear.weight.detach().clone()), enter(e, c, s)),
+    )
+    assert run(checkpoints={"full_size_tolerance": 0.0}) == 0
+    assert not torch.equal(scored[2], scored[0])
+    assert torch.equal(entered[1], scored[0])
+    output = capsys.readouterr().out
+    assert "stage head did not help" in output
+    assert "its weights are not used" in output
+    assert "best.pt is epoch 0" in output
+    assert torch.equal(read_checkpoint("checkpoints/best.pt")["encoder"]["head.linear.weight"], scored[0])
+
+
+def test_early_stopping_ends_the_stage_alone(run, capsys, monkeypatch):
+    monkeypatch.setattr("mrl.training.selection.mean_eer", lambda results: 0.5)
+    stages = [
+        {"name": name, "train": ["head"], "epochs": 4, "batch_size": 16, "crop_seconds": 0.5,
+         "learning_rate": {"head": 1e-4, "classifier": 1e-4}, "early_stopping_patience": 2}
+        for name in ("one", "two")
+    ]  # fmt: skip
+    assert run(stages=stages) == 0
+    output = capsys.readouterr().out
+    assert "stage one: no new best in 2 validations, it ends early" in output
+    assert "stage two: no new best in 2 validations, it ends early" in output
+
+
+def test_a_random_head_is_held_to_the_released_model(run, workplace):
+    assert run(model={"head_init": "random"}, stages=[]) == 0
+    released_run = json.loads((workplace / "logs/summary.json").read_text())
+    assert run(stages=[]) == 0
+    rotated_run = json.loads((workplace / "logs/summary.json").read_text())
+    assert released_run["reference_full_size_eer"] == pytest.approx(
+        rotated_run["reference_full_size_eer"], abs=1e-3
+    )
+
+
+def test_dry_run_prints_the_plan_and_trains_nothing(run, workplace, capsys):
+    assert run("--dry-run") == 0
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines() if line.startswith(("head ", "full "))]
+    assert [row[0] for row in rows] == ["head", "full"]
+    assert "2 x 4" in output
+    assert "8 in 2" in output
+    assert "nothing was trained" in output
+    assert not (workplace / "checkpoints").exists()
+
+
+def test_overfit_learns_by_heart(run, capsys):
+    assert run("--overfit", "6") == 0
+    output = capsys.readouterr().out
+    assert output.count("near zero") == 2
+    assert "NOT" not in output
+
+
+def test_overfit_notices_a_loop_that_does_not_learn(run, capsys, monkeypatch):
+    monkeypatch.setattr("mrl.training.overfit.STEPS", 10)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, **k: None)
+    assert run("--overfit", "6") == 2
+    assert "did not bring the loss below" in capsys.readouterr().err
+
+
+def test_everything_missing_is_named_at_once(run, workplace, capsys):
+    shutil.rmtree(workplace / "speech")
+    (workplace / "released.pt").unlink()
+    lists = [{"name": "o", "root": "vox1/wav", "trials": "vox1/list.txt"}]
+    assert run(validation={"lists": lists}, data={"noise": "musan"}) == 2
+    message = capsys.readouterr().err
+    for expected in (
+        "model.pretrained: released.pt does not exist",
+        "data.train: speech/train does not exist",
+        "data.noise: musan does not exist",
+        "validation.lists.0.root: vox1/wav does not exist",
+        "validation.lists.0.trials: vox1/list.txt does not exist",
+        "configs/demo.yaml",
+    ):
+        assert expected in message
+    assert "Traceback" not in message
+
+
+def test_a_speaker_on_both_sides_is_an_error(run, workplace, capsys):
+    shutil.copytree(workplace / "speech/train/demo0003", workplace / "speech/validation/demo0003")
+    assert run() == 2
+    assert "1 speakers are in data.train" in capsys.readouterr().err
+
+
+def test_held_out_speakers_are_not_trained_on(run, workplace):
+    assert run(validation={"lists": [{"name": "held", "hold_out_speakers": 3}]}, stages=[]) == 0
+    trained = set(read_checkpoint("checkpoints/best.pt")["speakers"])
+    trials = read_trials(workplace / "logs/trials/held.txt", workplace / "speech/train")
+    assert len(trained) == 5
+    assert len(trials.speakers()) == 3
+    assert not trained & trials.speakers()
+
+
+def test_one_damaged_file_is_named_and_replaced(run, workplace, capsys):
+    (workplace / "speech/train/demo0001/session00/000.wav").write_bytes(b"RIFF")
+    assert run(data={"max_unreadable_share": 0.2}) == 0
+    output = capsys.readouterr().out
+    assert "demo0001/session00/000.wav" in output
+    assert "1 training utterances could not be read and were replaced" in output
+
+
+def test_too_many_damaged_files_stop_the_run(run, workplace, capsys):
+    for path in sorted((workplace / "speech/train").rglob("*.wav"))[::4]:
+        path.write_bytes(b"")
+    assert run(data={"max_unreadable_share": 0.1}) == 2
+    assert "more than data.max_unreadable_share (0.1) allows" in capsys.readouterr().err
+
+
+def test_a_missing_trial_utterance_is_an_error(run, workplace, capsys):
+    assert run(stages=[]) == 0
+    listed = (workplace / "logs/trials/made.txt").read_text().split()[1]
+    (workplace / "speech/validation" / listed).unlink()
+    shutil.copy(workplace / "logs/trials/made.txt", workplace / "list.txt")
+    lists = [{"name": "o", "root": "speech/validation", "trials": "list.txt"}]
+    assert run(validation={"lists": lists}, stages=[]) == 2
+    assert listed in capsys.readouterr().err
+
+
+def test_non_finite_numbers_stop_with_evidence(run, workplace, capsys, monkeypatch):
+    update = Updater.update
+
+    def poisoned(self, waveforms, speakers, *, stage_step, run_step):
+        if run_step == 5:
+            waveforms = waveforms.clone()
+            waveforms[2, 100] = float("nan")
+        return update(self, waveforms, speakers, stage_step=stage_step, run_step=run_step)
+
+    monkeypatch.setattr(Updater, "update", poisoned)
+    assert run() == 2
+    message = capsys.readouterr().err
+    assert "step 6: the loss is nan; the weights were not changed" in message
+    evidence = torch.load(workplace / "logs/non_finite.pt", weights_only=True)
+    assert len(evidence["files"]) == 8
+    assert (workplace / "speech/train" / evidence["files"][0]).is_file()
+    assert (workplace / "logs/non_finite.txt").read_text().split() == evidence["files"]
+    assert all(value.isfinite().all() for value in evidence["encoder"].values())
+
+
+def test_a_changed_configuration_does_not_resume_silently(run, workplace, capsys):
+    assert run() == 0
+    assert run("--resume", "checkpoints/last.pt", seed=6) == 2
+    message = capsys.readouterr().err
+    assert "seed: the run has 5, the configuration 6" in message
+    assert "--allow-config-change" in message
+    assert run("--resume", "checkpoints/epoch_002.pt", "--allow-config-change", seed=6) == 0
+    assert run("--resume", "checkpoints/last.pt", seed=6, logging={"every_steps": 3}) == 0  # harmless
+
+
+def test_resume_refuses_another_corpus_and_other_files(run, workplace, capsys):
+    assert run(stages=[]) == 0
+    shutil.rmtree(workplace / "speech/train/demo0002")
+    assert run("--resume", "checkpoints/last.pt", stages=[]) == 2
+    assert "its class vectors are of 8 speakers" in capsys.readouterr().err
+    assert run("--resume", "released.pt") == 2
+    assert "belongs in model.pretrained" in capsys.readouterr().err
+
+
+def test_evaluate_agrees_with_the_run(run, workplace, capsys):
+    assert run() == 0
+    summary = json.loads((workplace / "logs/summary.json").read_text())
+    capsys.readouterr()
+    assert evaluate.main(["--checkpoint", "checkpoints/best.pt"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("made ")]
+    assert [row[1] for row in table] == ["8", "16", "32"]
+    best = summary["rows"][-1]["eer"]
+    assert [row[2] for row in table] == [f"{100 * best[dim]:.2f}" for dim in ("8", "16", "32")]
+    arguments = ["--trials", "logs/trials/made.txt", "--root", "speech/validation", "--dims", "32", "4", "16"]
+    assert evaluate.main(["--checkpoint", "checkpoints/best.pt", *arguments]) == 0
+    other = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("made ")]
+    assert [row[1] for row in other] == ["4", "16", "32"]
+    assert other[1:] == table[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--checkpoint", "none.pt"], "none.pt: there is no such checkpoint"),
+        (["--checkpoint", "released.pt"], "not a checkpoint of this project"),
+        (["--checkpoint", "checkpoints/best.pt", "--dims", "64"], "64 is not a prefix: the embedding has 32"),
+        (["--checkpoint", "checkpoints/best.pt", "--trials", "no.txt", "--root", "speech"], "no.txt"),
+        (["--checkpoint", "checkpoints/best.pt", "--device", "cuda"], "no CUDA GPU"),
+    ],
+)
+def test_evaluate_says_what_is_wrong(run, capsys, arguments, expected):
+    if expected == "no CUDA GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert run(stages=[]) == 0
+    capsys.readouterr()
+    assert evaluate.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert "Traceback" not in message
+
+
+def test_an_earlier_run_in_the_same_folders_is_kept(run, workplace, capsys):
+    assert run(stages=[]) == 0
+    before = (workplace / "checkpoints/best.pt").read_bytes()
+    assert run(stages=[], seed=9) == 0
+    assert (workplace / "checkpoints/earlier_1/best.pt").read_bytes() == before
+    assert (workplace / "logs/metrics.1.jsonl").is_file()
+    assert "checkpoints of an earlier run are kept in checkpoints/earlier_1" in capsys.readouterr().out
+
+
+def test_a_best_file_that_is_lost_comes_back_with_its_weights(run, workplace):
+    """last.pt carries the best weights along, so that losing best.pt loses no accuracy."""
+    assert run() == 0
+    last = read_checkpoint("checkpoints/last.pt")
+    assert last["best"]["epoch"] != last["state"]["epoch"]
+    kept = read_checkpoint("checkpoints/best.pt")
+    (workplace / "checkpoints/best.pt").unlink()
+    assert run("--resume", "checkpoints/last.pt") == 0
+    for key, value in read_checkpoint("checkpoints/best.pt")["encoder"].items():
+        assert torch.equal(value, kept["encoder"][key])
+    assert evaluate.main(["--checkpoint", "checkpoints/best.pt"]) == 0
+    assert run("--resume", "checkpoints/best.pt") == 2
+
+
+def test_an_interruption_says_how_to_go_on(run, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Updater, "update", interrupted)
+    assert run() == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--overfit", "1"], ["--dry-run", "--overfit", "4"], ["--resume", "x.pt", "--dry-run"], ["--conf", "x"]],
+)
+def test_arguments_that_do_not_go_together(run, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
