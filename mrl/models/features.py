@@ -119,7 +119,7 @@ class MobileMelPower(nn.Module):
     """Mel power of the `tf` front end [B, F, frames], floored to 1e-8 and capped at 1e8.
 
     The window is the symmetric Hamming one, left-aligned in the 512-point DFT; the Nyquist bin is dropped;
-    bin k is placed at k * 8000 / 255 Hz and bin 0 weighs nothing. The files store the windowed DFT as two
+    bin k is placed at k * 8000 / 255 Hz. The files store the windowed DFT as two
     kernels; bin 0 of the real one is the window itself, and an FFT with that window gives the same numbers,
     faster and safe from TF32.
     """
@@ -137,7 +137,6 @@ class MobileMelPower(nn.Module):
         window = np.hamming(WINDOW_SAMPLES)
         bin_mel = hz_to_mel(np.linspace(0.0, SAMPLE_RATE / 2, bins))
         filters = triangles(bin_mel, mel_edges(bands))
-        filters[0] = 0.0
         self.register_buffer("real_kernel_pt", torch.from_numpy(np.cos(angle) * window).float().unsqueeze(1))
         self.register_buffer("image_kernel_pt", torch.from_numpy(np.sin(angle) * window).float().unsqueeze(1))
         self.register_buffer("melbanks_pt", torch.from_numpy(filters.T.copy()).float().unsqueeze(-1))

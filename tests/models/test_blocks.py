@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from mrl.models.blocks import BasicResNet, Block2d, ChannelLayerNorm, ConvNeXtLike, FrequencyGate, group_count
-from mrl.models.temporal import SelfAttention, TimeContextBlock
+from mrl.models.temporal import FeedForward, SelfAttention, TimeContextBlock, TransformerLayer
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,40 @@ def test_attention_matches_a_loop():
     x = torch.randn(2, 5, 8)
     expected = torch.stack([attention_by_hand(layer, utterance) for utterance in x])
     torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=1e-5)
+
+
+def layer_norm_by_hand(x: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+    centred = x - x.mean(dim=-1, keepdim=True)
+    deviation = torch.sqrt(centred.square().mean(dim=-1, keepdim=True) + 1e-6)
+    return centred / deviation * norm.weight + norm.bias
+
+
+def test_the_transformer_is_post_norm_with_a_tanh_gelu():
+    torch.manual_seed(2)
+    layer = TransformerLayer(8, 16)
+    with torch.no_grad():
+        for linear in (layer.attention.out_proj, layer.feed_forward.output_dense):
+            linear.bias.zero_()
+        layer.layer_norm.weight.mul_(1e-2)
+    x = 1e-3 * torch.randn(2, 8, 5)  # so small that the eps of the norms shows
+    steps = x.transpose(1, 2)
+    steps = layer_norm_by_hand(steps + layer.attention(steps), layer.layer_norm)
+    hidden = layer.feed_forward.intermediate_dense(steps)
+    hidden = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+    steps = layer_norm_by_hand(steps + layer.feed_forward.output_dense(hidden), layer.final_layer_norm)
+    torch.testing.assert_close(layer(x), steps.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_the_feed_forward_gelu_is_the_approximation():
+    feed_forward = FeedForward(1, 1)
+    with torch.no_grad():
+        for linear in (feed_forward.intermediate_dense, feed_forward.output_dense):
+            linear.weight.fill_(1.0)
+            linear.bias.zero_()
+    # At 2 the exact GELU is 1.95450, the approximation 1.95460.
+    torch.testing.assert_close(
+        feed_forward(torch.tensor([[2.0]])), torch.tensor([[1.954598]]), atol=2e-5, rtol=0
+    )
 
 
 def test_attention_needs_channels_for_four_heads():

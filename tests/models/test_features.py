@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.models.features import (
@@ -60,7 +60,6 @@ def mel_power_by_hand(samples: np.ndarray, frame: int, bands: int, hop: int, kin
         window = 0.54 - 0.46 * np.cos(2 * np.pi * index / 399)
         bins, hz = 256, np.arange(256) * 8000 / 255
         filters = triangles(hz_to_mel(hz), hz_to_mel(points))
-        filters[0] = 0
     kernel = np.exp(-2j * np.pi * np.outer(np.arange(bins), index) / 512)
     return np.abs(kernel @ (piece * window)) ** 2 @ filters
 
@@ -86,6 +85,7 @@ def test_frame_counts():
     assert FrontEnd("tf", 20, 160)(waveform).shape == (1, 20, 98 + 1)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["pt", "tf"]),
     st.sampled_from([80, 160, 161, 240, 400]),

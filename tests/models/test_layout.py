@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.models.layout import StageSum, To1d, To2d
@@ -19,6 +19,7 @@ def test_the_sequence_is_frequency_major():
     assert sequence[0, :, 0].nonzero().tolist() == [[1 * 3 + 2]]  # f * C + c
 
 
+@settings(deadline=None)
 @given(small, small, small, small)
 def test_the_views_are_inverse(batch, channels, rows, frames):
     maps = torch.randn(batch, channels, rows, frames)

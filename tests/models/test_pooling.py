@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.models.pooling import ASTP, MHASTP, POOLINGS, build_pooling
@@ -84,6 +84,7 @@ def test_a_small_deviation_survives_half_precision_frames():
     torch.testing.assert_close(pooled, torch.tensor([[8.0, 0.0625]]), atol=1e-3, rtol=0)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(POOLINGS)), st.integers(min_value=0, max_value=10_000))
 def test_the_order_of_frames_does_not_matter(name, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -61,13 +61,16 @@ def test_the_name_of_the_file_and_further_entries_mean_nothing(content, tmp_path
 
 
 def test_half_precision_files_become_float32(content, tmp_path):
-    state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in content["state_dict"].items()}
+    state = {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in content["state_dict"].items()
+    }
     model = load_released(written({**content, "state_dict": state}, tmp_path))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.data())
+@given(data=st.data())
 def test_each_missing_extra_or_misshapen_tensor_is_named(data, content, tmp_path):
     state = dict(content["state_dict"])
     removed = data.draw(st.lists(st.sampled_from(sorted(state)), unique=True, max_size=3))
@@ -143,6 +146,7 @@ def test_files_of_other_kinds(tmp_path, data, complaint):
         load_released(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_refused_in_the_same_way(tmp_path, data):
@@ -237,9 +241,15 @@ def test_all_bad_options_come_in_one_message(tiny_config):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"stages_setup": [[3, 1, 1, [[3, 3]], None], [3, 1, 1, [[3, 3]], None]]}, "8 rows cannot be cut by 3"),
+        (
+            {"stages_setup": [[3, 1, 1, [[3, 3]], None], [3, 1, 1, [[3, 3]], None]]},
+            "8 rows cannot be cut by 3",
+        ),
         ({"stages_setup": [[1, 1, 1, [[3, 3]], 7]]}, "13 channels of a 1-D block cannot be cut into 4"),
-        ({"group_divisor": 3, "C": 4, "F": 24, "stages_setup": [[2, 1, 1.25, [[3, 3]], 12]]}, "cannot be cut"),
+        (
+            {"group_divisor": 3, "C": 4, "F": 24, "stages_setup": [[2, 1, 1.25, [[3, 3]], 12]]},
+            "cannot be cut",
+        ),
         ({"pooling_func": "MQMHASTP", "out_channels": 12}, "cannot be cut into 8 heads"),
     ],
 )
@@ -264,7 +274,9 @@ def test_stages_that_are_none(tiny_config, stages):
 
 
 def test_tuples_and_lists_mean_the_same(tiny_config):
-    tuples = tuple((stride, blocks, 1, ((3, 3),), red) for stride, blocks, _, _, red in tiny_config["stages_setup"])
+    tuples = tuple(
+        (stride, blocks, 1, ((3, 3),), red) for stride, blocks, _, _, red in tiny_config["stages_setup"]
+    )
     ours = build_released({**tiny_config, "stages_setup": tuples}).state_dict()
     assert list(ours) == list(build_released(tiny_config).state_dict())
 

@@ -61,6 +61,13 @@ def test_b5_holds_7_709_351_numbers():
     assert sum(tensor.numel() for tensor in build_released(B5).state_dict().values()) == 7_709_351
 
 
+def test_the_norm_of_the_squeeze_alone_has_a_smaller_eps(tiny_config):
+    tiny_config["stages_setup"] = [[1, 1, 2, K, 12]]
+    model = build_released(tiny_config)
+    eps = {name: module.eps for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert eps == {"backbone.stage0.3.conv_block.norm": 1e-5, "backbone.stage0.4.1": 1e-6}
+
+
 @torch.inference_mode()
 def test_an_embedding_does_not_depend_on_its_batch(released, waveforms):
     together = released(waveforms)
@@ -108,7 +115,7 @@ def test_a_waveform_without_a_batch_is_refused(released, shape):
 
 def test_a_waveform_that_is_too_short_is_refused(released):
     assert released.min_samples == 257
-    with pytest.raises(ValueError, match="a waveform of 256 samples is too short.*at least 257"):
+    with pytest.raises(ValueError, match=r"a waveform of 256 samples is too short.*at least 257"):
         released(torch.zeros(2, 256))
     assert released(torch.zeros(2, 257)).isfinite().all()
 

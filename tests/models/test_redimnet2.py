@@ -65,6 +65,13 @@ def test_strided_convolutions_use_the_product_of_the_time_strides(config):
     assert [dense.get_submodule(f"backbone.stage{i}.2").groups for i in range(3)] == [1, 1, 1]
 
 
+def test_the_squeeze_is_a_1x1_convolution_and_a_norm(config):
+    squeeze = build_released(config).get_submodule("backbone.stage0.4")
+    assert [type(layer) for layer in squeeze] == [nn.Conv2d, nn.BatchNorm2d]
+    assert squeeze[0].kernel_size == (1, 1)
+    assert squeeze[1].eps == 1e-6
+
+
 @torch.inference_mode()
 def test_a_2d_end_without_an_output_layer_only_reorders_the_features(config, waveforms):
     sequence = build_released(config).eval()
