@@ -14,11 +14,12 @@ class MRLError(Exception):
 class ConfigError(MRLError):
     """One or more problems in the configuration; all of them are listed in one message."""
 
-    def __init__(self, source: str, problems: Iterable[str]) -> None:
+    def __init__(self, source: str, problems: Iterable[str], advice: str = "") -> None:
         self.problems = list(problems)
         count = len(self.problems)
         title = f"{source}: {count} problem{'s' if count != 1 else ''} in the configuration"
-        super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+        lines = [title, *(f"  - {problem}" for problem in self.problems)]
+        super().__init__("\n".join([*lines, advice] if advice else lines))
 
 
 class CheckpointError(MRLError):

@@ -42,7 +42,7 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
         if not (path.is_file() if is_file else path.is_dir()):
             problems.append(f"{key}: {path} does not exist. Needed: {_HOW[how]}")
     if problems:
-        raise ConfigError(source, [*problems, _DEMO])
+        raise ConfigError(source, problems, _DEMO)
 
 
 def configured_paths(config: Config) -> list[tuple[str, Path, str]]:

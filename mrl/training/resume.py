@@ -57,10 +57,8 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
         raise CheckpointError(f"{path}: it holds no run to go on with (it lacks {', '.join(missing)})")
     differences = config_differences(content["config"], config_to_dict(config))
     if differences and not allow_config_change:
-        raise ConfigError(
-            str(path),
-            [*differences, "resume with the configuration of the run, or say --allow-config-change"],
-        )
+        advice = "resume with the configuration of the run, or say --allow-config-change"
+        raise ConfigError(str(path), differences, advice)
     state = RunState.from_dict(content["state"])
     if state.stage > len(config.stages):
         raise CheckpointError(

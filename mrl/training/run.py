@@ -8,6 +8,7 @@ import torch
 
 from mrl.config import Config
 from mrl.config_file import config_to_dict
+from mrl.console import Console
 from mrl.data.assemble import RunData, assemble
 from mrl.data.demo import prepare_demo
 from mrl.device import choose_device
@@ -32,6 +33,7 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
     """Run all stages, or what is left of them; write checkpoints, logs, summary and plots. Raises MRLError."""
     device = choose_device(config.runtime.device, config.runtime.precision)
     resumed = resume_from(resume, config, allow_config_change) if resume else None
+    _require_inputs(config, source, needs_weights=resumed is None)
     directory = config.logging.directory
     with Tracker(
         config.logging,
@@ -39,7 +41,7 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
         resume_step=resumed.state.step if resumed else None,
         wandb_run_id=resumed.wandb_run_id if resumed else None,
     ) as tracker:
-        data = _prepare_data(config, source, tracker, needs_weights=resumed is None)
+        data = assemble(config, tracker.say)
         if resumed is not None:
             trainer = _resumed_trainer(config, data, device, tracker, resumed)
         else:
@@ -53,8 +55,9 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
 def dry_run(config: Config, source: str) -> None:
     """Check configuration, data and weights, and print the plan; nothing is trained. Raises MRLError."""
     device = choose_device(config.runtime.device, config.runtime.precision)
+    _require_inputs(config, source)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        data = _prepare_data(config, source, tracker)
+        data = assemble(config, tracker.say)
         encoder, classifier, _ = _warm_started(config, data, device, tracker)
         describe_plan(config, encoder, classifier, len(data.train), tracker)
 
@@ -62,17 +65,17 @@ def dry_run(config: Config, source: str) -> None:
 def overfit(config: Config, source: str, num_utterances: int) -> None:
     """Train each stage on ``num_utterances`` utterances; TrainingError if the loss does not fall near zero."""
     device = choose_device(config.runtime.device, config.runtime.precision)
+    _require_inputs(config, source)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        data = _prepare_data(config, source, tracker)
+        data = assemble(config, tracker.say)
         encoder, _, _ = _warm_started(config, data, device, tracker)
         overfit_stages(config, encoder, data.train, num_utterances, tracker)
 
 
-def _prepare_data(config: Config, source: str, tracker: Tracker, *, needs_weights: bool = True) -> RunData:
-    if config.demo is not None:
-        prepare_demo(config, tracker)
+def _require_inputs(config: Config, source: str, *, needs_weights: bool = True) -> None:
+    """Make the demo's speakers, and check that every input is there, before a log file is touched."""
+    prepare_demo(config, Console())
     require_paths(config, source, needs_weights=needs_weights)
-    return assemble(config, tracker.say)
 
 
 def _fresh_trainer(config: Config, data: RunData, device: torch.device, tracker: Tracker) -> Trainer:

@@ -27,7 +27,14 @@ def test_config_yaml_shows_every_key():
     """A key that a reader cannot find in config.yaml is a key that nobody uses; the demo's stand in its recipe."""
     text = (ROOT / "config.yaml").read_text(encoding="utf-8")
     config = load_config(ROOT / "config.yaml")
-    for section in (config.model, config.loss, config.data, config.runtime, config.logging, config.checkpoints):
+    for section in (
+        config.model,
+        config.loss,
+        config.data,
+        config.runtime,
+        config.logging,
+        config.checkpoints,
+    ):
         for key in type(section).model_fields:
             assert re.search(rf"^  {key}:", text, re.MULTILINE), key
     for key in type(config.stages[0]).model_fields:

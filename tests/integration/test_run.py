@@ -203,7 +203,9 @@ def test_everything_missing_is_named_at_once(run, workplace, capsys):
         "configs/demo.yaml",
     ):
         assert expected in message
+    assert "5 problems" in message
     assert "Traceback" not in message
+    assert not (workplace / "logs").exists()
 
 
 def test_a_speaker_on_both_sides_is_an_error(run, workplace, capsys):
