@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mrl.randomness import numpy_generator
 
 Say = Callable[[str], None]
 _SPEAKERS_NAMED = 5
+_SECONDS_BETWEEN_SCAN_LINES = 5.0
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,27 @@ def made_list_path(config: Config, name: str) -> Path:
 
 
 def _scan(data: DataConfig, root: Path, say: Say) -> Corpus:
-    corpus = scan(root, manifest_dir=data.cache / "manifests")
+    corpus = scan(root, manifest_dir=data.cache / "manifests", progress=_ScanReport(root, say))
     if corpus.ignored_files:
         say(f"{root}: {corpus.ignored_files} audio files lie outside a speaker folder and are left out")
     return corpus
+
+
+class _ScanReport:
+    """Says how far a long scan is; how much there is to find is not known."""
+
+    def __init__(self, root: Path, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._say, self._clock = root, say, clock
+        self._found = 0
+        self._started = self._said = clock()
+
+    def __call__(self, found: int) -> None:
+        self._found += found
+        now = self._clock()
+        if now - self._said >= _SECONDS_BETWEEN_SCAN_LINES:
+            rate = self._found / (now - self._started)
+            self._said = now
+            self._say(f"scanning {self._root}: {self._found:,} utterances so far, {rate:,.0f}/s")
 
 
 def _hold_out(train: Corpus, entry: ValidationListConfig, count: int, seed: int) -> tuple[Corpus, TrialList]:
