@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume and the last.pt of the checkpoint folder", file=sys.stderr)
+        print("interrupted; go on with --resume and the last.pt of checkpoints.directory", file=sys.stderr)
         return INTERRUPTED
     return 0
 

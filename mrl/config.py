@@ -67,7 +67,7 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0)] = 4
     """Processes that decode audio (0: the training process itself)."""
     max_unreadable_share: Probability = 0.01
-    """A run stops when more than this share of the utterances that it asked for could not be read."""
+    """A run stops when more than this share of the training utterances could not be read."""
     cache: Path = Path("cache")
     """Folder for manifests of scanned corpora."""
 
@@ -189,8 +189,13 @@ class StageConfig(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate_steps {self.accumulate_steps}"
             )
-        if self.warmup_epochs > self.epochs or self.margin_warmup_epochs > self.epochs:
-            raise ValueError(f"a warm-up is longer than the stage ({self.epochs} epochs)")
+        if self.accumulate_steps > 1 and self.norm_statistics == "batch":
+            raise ValueError(
+                "norm_statistics: batch needs accumulate_steps: 1, or the statistics are of parts"
+            )
+        for key in ("warmup_epochs", "margin_warmup_epochs"):
+            if getattr(self, key) > self.epochs:
+                raise ValueError(f"{key} {getattr(self, key):g} is more than epochs {self.epochs}")
         return self
 
 
@@ -200,7 +205,7 @@ class RuntimeConfig(Section):
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Autocast of the network's forward; losses and statistics stay in float32. fp16 needs a GPU."""
     compile: bool = False
-    """torch.compile the backbone in training."""
+    """torch.compile the encoder in training."""
 
 
 class LoggingConfig(Section):
@@ -217,6 +222,11 @@ class LoggingConfig(Section):
     """Weights & Biases run."""
     plots: bool = True
     """Draw loss and EER curves at the end."""
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # a bare `off` is a boolean in YAML
 
 
 class CheckpointConfig(Section):

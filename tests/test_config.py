@@ -95,7 +95,7 @@ def test_all_problems_come_at_once_with_file_and_key(tmp_path):
         ),
         ("stages.head.train=[head, backbone]", "learning_rate lacks a rate for backbone"),
         ("stages.head.accumulate_steps=3", "batch_size 8 is not a multiple of accumulate_steps 3"),
-        ("stages.head.warmup_epochs=5", "longer than the stage (2 epochs)"),
+        ("stages.head.warmup_epochs=5", "warmup_epochs 5 is more than epochs 2"),
         ("stages.head.margin=1.6", "stages.head: an aam margin is in radians, below pi/2"),
         ("checkpoints.select_by=eer_99", "expected one of mean_eer, eer_8, eer_16"),
         ("prefixes=[{dim: 8}, {dim: 8}]", "prefixes: dim 8 stands twice"),

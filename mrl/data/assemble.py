@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mrl.config import Config, DataConfig, ValidationListConfig
+from mrl.data.clips import ClipBank
 from mrl.data.corpus import Corpus, scan
 from mrl.data.trials import TrialList, check_audio_exists, generate_trials, read_trials, write_trials
 from mrl.errors import DataError
@@ -26,12 +27,15 @@ class RunData:
 
     train: Corpus
     validation: tuple[TrialList, ...]
+    noise: ClipBank | None = None
+    rooms: ClipBank | None = None
 
 
-def assemble(config: Config, say: Say) -> RunData:
+def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
     """Scan the corpora, hold speakers out, read or make the trial lists, and check what must hold.
 
-    Made lists are written to the log folder, so that they can be read and cited. Raises DataError for a
+    Made lists are written to the log folder, so that they can be read and cited,
+    unless ``write_lists`` is false. Raises DataError for a
     folder without speech, a bad list, a missing audio file, and a speaker both in training and in validation.
     """
     train = _scan(config.data, config.data.train, say)
@@ -46,26 +50,39 @@ def assemble(config: Config, say: Say) -> RunData:
         else:
             assert entry.root is not None
             trials = _make_list(_scan(config.data, entry.root, say), entry, config.seed)
-        if entry.trials is None:
+        if entry.trials is None and write_lists:
             write_trials(trials, made_list_path(config, entry.name))
         lists.append(trials)
     for trials in lists:
         _require_disjoint(train, trials)
     _say_what_there_is(train, lists, say)
-    return RunData(train, tuple(lists))
+    noise, rooms = config.data.noise, config.data.room_responses
+    return RunData(
+        train,
+        tuple(lists),
+        None if noise is None else ClipBank.from_folder(noise, "noise"),
+        None if rooms is None else ClipBank.from_folder(rooms, "room_responses"),
+    )
 
 
-def configured_lists(config: Config) -> tuple[TrialList, ...]:
+def configured_lists(config: Config, fingerprints: Mapping[str, str]) -> tuple[TrialList, ...]:
     """The validation lists of a run that has been made before: those that it made are read where it wrote them.
 
-    Raises DataError for a list or an audio file that is missing.
+    Raises DataError for a list or an audio file that is missing, and for a list that is not the one of that run
+    (by its name's fingerprint): another list may hold speakers that the run trained on.
     """
     lists = []
     for entry in config.validation.lists:
         root = config.data.train if entry.root is None else entry.root
         path = made_list_path(config, entry.name) if entry.trials is None else entry.trials
-        lists.append(read_trials(path, root, entry.name))
-        check_audio_exists(lists[-1])
+        trials = read_trials(path, root, entry.name)
+        if trials.fingerprint() != fingerprints.get(entry.name):
+            raise DataError(
+                f"{path}: not the list {entry.name} that this checkpoint was validated on, another run has "
+                "written it since; score the list that you mean with --trials and --root"
+            )
+        check_audio_exists(trials)
+        lists.append(trials)
     return tuple(lists)
 
 

@@ -40,7 +40,7 @@ def evaluate(
         lists = (read_trials(Path(trials_path), Path(root)),)
         check_audio_exists(lists[0])
     else:
-        lists = configured_lists(config)
+        lists = configured_lists(config, content["lists"])
     console = Console()
     results = []
     for trials in lists:

@@ -12,7 +12,7 @@ from mrl.errors import CheckpointError
 FORMAT = "redimnet-mrl"
 VERSION = 1
 
-_REQUIRED = ("version", "config", "model_config", "dims", "encoder")
+_REQUIRED = ("version", "config", "model_config", "dims", "encoder", "lists")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -26,10 +26,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch.load raise almost anything
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path}: not a readable checkpoint, damaged or of another kind ({reason})"
-        ) from None
+            f"{path}: not a readable checkpoint: damaged, cut short, or of another kind"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not a checkpoint of this project; train.py writes such files, and a released model "

@@ -68,9 +68,18 @@ class CheckpointFolder:
     def _give_name(self, path: Path) -> None:
         link_file(self.last, path)
 
+    def names_after(self, epoch: int) -> list[str]:
+        """Names of the numbered checkpoints of later epochs."""
+        return [path.name for number, path in self._numbered() if number > epoch]
+
     def _drop_old(self) -> None:
-        for old in sorted(self.directory.glob("epoch_*.pt"))[: -self._keep_last]:
+        for _, old in self._numbered()[: -self._keep_last]:
             old.unlink(missing_ok=True)
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """epoch_NNN.pt by NNN, ascending."""
+        numbered = ((path.stem.removeprefix("epoch_"), path) for path in self.directory.glob("epoch_*.pt"))
+        return sorted((int(number), path) for number, path in numbered if number.isdecimal())
 
 
 def link_file(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mrl.config import Config
@@ -38,11 +39,22 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
     for key, path, how in configured_paths(config):
         if key == "model.pretrained" and not needs_weights:
             continue
+        if config.demo is not None and config.demo.directory in path.parents:
+            continue  # made when everything else is there
         is_file = key == "model.pretrained" or key.endswith(".trials")
         if not (path.is_file() if is_file else path.is_dir()):
             problems.append(f"{key}: {path} does not exist. Needed: {_HOW[how]}")
+    for key, folder in (("checkpoints", config.checkpoints), ("logging", config.logging)):
+        if not _can_be_written(folder.directory):
+            problems.append(f"{key}.directory: {folder.directory} cannot be written")
     if problems:
         raise ConfigError(source, problems, _DEMO)
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether ``folder`` is, or could be made, a folder to write to."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def configured_paths(config: Config) -> list[tuple[str, Path, str]]:

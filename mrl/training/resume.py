@@ -14,7 +14,7 @@ from mrl.models.checkpoint_format import read_checkpoint
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.selection import Rank
 
-_NEEDED = ("classifier", "optimizer", "state", "best", "speakers", "wandb_run_id")
+_NEEDED = ("classifier", "optimizer", "state", "best", "speakers", "corpus", "run_id", "wandb_run_id")
 # Keys that change where things are written and how fast, not what is computed.
 _HARMLESS = (
     "checkpoints.directory",

@@ -33,7 +33,10 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
     """Run all stages, or what is left of them; write checkpoints, logs, summary and plots. Raises MRLError."""
     device = choose_device(config.runtime.device, config.runtime.precision)
     resumed = resume_from(resume, config, allow_config_change) if resume else None
-    _require_inputs(config, source, needs_weights=resumed is None)
+    console = _RememberingConsole()
+    # Everything that can be wrong with the input is found before a file of an earlier run is touched.
+    data = _require_inputs(config, source, console, needs_weights=resumed is None)
+    released = load_released(config.model.pretrained) if resumed is None else None
     directory = config.logging.directory
     with Tracker(
         config.logging,
@@ -41,11 +44,13 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
         resume_step=resumed.state.step if resumed else None,
         wandb_run_id=resumed.wandb_run_id if resumed else None,
     ) as tracker:
-        data = assemble(config, tracker.say)
+        for line in console.said:
+            tracker.note(line)
         if resumed is not None:
             trainer = _resumed_trainer(config, data, device, tracker, resumed)
         else:
-            trainer = _fresh_trainer(config, data, device, tracker)
+            assert released is not None
+            trainer = _fresh_trainer(config, released, data, device, tracker)
         trainer.run()
         write_summary(trainer, directory, tracker)
         if config.logging.plots:
@@ -55,31 +60,48 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
 def dry_run(config: Config, source: str) -> None:
     """Check configuration, data and weights, and print the plan; nothing is trained. Raises MRLError."""
     device = choose_device(config.runtime.device, config.runtime.precision)
-    _require_inputs(config, source)
+    data = _require_inputs(config, source, Console(), write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        data = assemble(config, tracker.say)
-        encoder, classifier, _ = _warm_started(config, data, device, tracker)
+        released = load_released(config.model.pretrained)
+        encoder, classifier = _warm_started(config, released, data, device, tracker)
         describe_plan(config, encoder, classifier, len(data.train), tracker)
 
 
 def overfit(config: Config, source: str, num_utterances: int) -> None:
     """Train each stage on ``num_utterances`` utterances; TrainingError if the loss does not fall near zero."""
     device = choose_device(config.runtime.device, config.runtime.precision)
-    _require_inputs(config, source)
+    data = _require_inputs(config, source, Console(), write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        data = assemble(config, tracker.say)
-        encoder, _, _ = _warm_started(config, data, device, tracker)
+        released = load_released(config.model.pretrained)
+        encoder, _ = _warm_started(config, released, data, device, tracker)
         overfit_stages(config, encoder, data.train, num_utterances, tracker)
 
 
-def _require_inputs(config: Config, source: str, *, needs_weights: bool = True) -> None:
-    """Make the demo's speakers, and check that every input is there, before a log file is touched."""
-    prepare_demo(config, Console())
+class _RememberingConsole(Console):
+    """Keeps what was said before there was a log to write it to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+        super().say(text)
+
+
+def _require_inputs(
+    config: Config, source: str, console: Console, *, needs_weights: bool = True, write_lists: bool = True
+) -> RunData:
+    """Check that every input is there, make the demo's speakers, and gather the data."""
     require_paths(config, source, needs_weights=needs_weights)
+    prepare_demo(config, console)
+    return assemble(config, console.say, write_lists=write_lists)
 
 
-def _fresh_trainer(config: Config, data: RunData, device: torch.device, tracker: Tracker) -> Trainer:
-    encoder, classifier, released = _warm_started(config, data, device, tracker)
+def _fresh_trainer(
+    config: Config, released: ReleasedModel, data: RunData, device: torch.device, tracker: Tracker
+) -> Trainer:
+    encoder, classifier = _warm_started(config, released, data, device, tracker)
     baseline = None
     if config.model.head_init == "random":
         head = MatryoshkaHead(released.pooled_dim, released.embedding_dim)
@@ -89,14 +111,12 @@ def _fresh_trainer(config: Config, data: RunData, device: torch.device, tracker:
 
 
 def _warm_started(
-    config: Config, data: RunData, device: torch.device, tracker: Tracker
-) -> tuple[SpeakerEncoder, SlicedMarginClassifier, ReleasedModel]:
-    released = load_released(config.model.pretrained)
+    config: Config, released: ReleasedModel, data: RunData, device: torch.device, tracker: Tracker
+) -> tuple[SpeakerEncoder, SlicedMarginClassifier]:
     parameters = sum(parameter.numel() for parameter in released.parameters())
     tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
     with tracker.progress("warm start", sample_size(config, data.train)) as bar:
-        encoder, classifier = warm_start(config, released, data.train, device, bar.advance)
-    return encoder, classifier, released
+        return warm_start(config, released, data.train, device, bar.advance, tracker.say)
 
 
 def _resumed_trainer(
@@ -107,6 +127,12 @@ def _resumed_trainer(
         raise CheckpointError(
             f"{source}: its class vectors are of {len(content['speakers'])} speakers, data.train has other ones "
             f"({len(data.train.speakers)}); resume with the corpus of the run"
+        )
+    if content["corpus"] != data.train.fingerprint():
+        raise CheckpointError(f"{source}: data.train holds other files than when the run began; restore them")
+    if content["dims"] != list(config.dims):
+        raise CheckpointError(
+            f"{source}: its prefixes are {content['dims']}, the configuration has {list(config.dims)}"
         )
     encoder = encoder_from_checkpoint(content, source, config.model.dropout).to(device)
     classifier = build_classifier(config, len(data.train.speakers)).to(device)
@@ -126,6 +152,7 @@ def _resumed_trainer(
         state=resumed.state,
         best=resumed.best,
         optimizer=content["optimizer"],
+        run_id=content["run_id"],
     )
-    trainer.checkpoints.ensure_best_file(resumed.best, Path(source))
+    trainer.checkpoints.ensure_best_file(resumed.best, resumed.state, Path(source))
     return trainer

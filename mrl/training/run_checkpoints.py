@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from mrl.atomic import write_atomically
 from mrl.config import Config
 from mrl.config_file import config_to_dict
+from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
 from mrl.loss import SlicedMarginClassifier
 from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint
@@ -28,14 +29,18 @@ class RunCheckpoints:
         config: Config,
         encoder: SpeakerEncoder,
         classifier: SlicedMarginClassifier,
-        speakers: Sequence[str],
+        data: RunData,
         tracker: Tracker,
+        run_id: str | None = None,
     ) -> None:
         self._config = config
         self._modules = {"encoder": encoder, "classifier": classifier}
         self._encoder = encoder
-        self._speakers = list(speakers)
+        self._data = data
+        self._corpus_fingerprint = data.train.fingerprint()
         self._tracker = tracker
+        self._run_id = run_id or secrets.token_hex(8)
+        self._best_is_written = True
         self._folder = CheckpointFolder(config.checkpoints)
 
     def weights(self) -> Weights:
@@ -50,11 +55,36 @@ class RunCheckpoints:
             module.load_state_dict(weights[name])
 
     def save(self, state: RunState, best: Best, *, optimizer: dict[str, Any] | None, is_best: bool) -> None:
-        """Write the files of an epoch. If that fails it is said, and training goes on with the older files."""
+        """Write the files of an epoch. If that fails it is said, and training goes on with the older files.
+
+        A best.pt that could not be written is written with a later epoch, from the best weights.
+        """
         try:
             self._folder.save(self._content(state, best, optimizer), epoch=state.epoch, is_best=is_best)
-        except CheckpointError as error:
+            if is_best:
+                self._best_is_written = True
+            elif not self._best_is_written:
+                self._write_best_weights(best)
+        except (CheckpointError, OSError, RuntimeError) as error:
+            self._best_is_written = self._best_is_written and not is_best
             self._tracker.say(str(error))
+
+    def require_best_file(self, best: Best) -> None:
+        """At the end of a run: CheckpointError where best.pt cannot be written even now."""
+        if self._best_is_written:
+            return
+        try:
+            self._write_best_weights(best)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self._folder.best}: the best weights could not be written ({error})"
+            ) from error
+
+    def _write_best_weights(self, best: Best) -> None:
+        """best.pt without what is needed to resume from it."""
+        content = {**self._description(), **best.weights}
+        write_atomically(self._folder.best, lambda path: torch.save(content, path))
+        self._best_is_written = True
 
     def save_evidence(
         self, path: Path, state: RunState, best: Best, optimizer: dict[str, Any], extra: dict[str, Any]
@@ -68,24 +98,34 @@ class RunCheckpoints:
         if (earlier := self._folder.set_aside()) is not None:
             self._tracker.say(f"checkpoints of an earlier run are kept in {earlier}")
 
-    def ensure_best_file(self, best: Best, source: Path) -> None:
+    def ensure_best_file(self, best: Best, state: RunState, source: Path) -> None:
         """On resuming from ``source``: make best.pt the best epoch that the resumed run knows of.
+
+        What another run, or another course of this one, has left in the folder is set aside.
 
         If neither the run's folder nor that of ``source`` has it, it is written from the weights that every
         checkpoint carries along, without what is needed to resume from it.
         """
-        if _epoch_of(self._folder.best) == best.epoch:
-            return
-        if (earlier := self._folder.set_aside("best.pt")) is not None:
-            self._tracker.say(f"the best.pt of another course of the run is kept in {earlier}")
-        beside = source.parent / "best.pt"
-        if _epoch_of(source) == best.epoch:
-            link_file(source, self._folder.best)
-        elif _epoch_of(beside) == best.epoch:
-            link_file(beside, self._folder.best)
-        else:
-            content = {**self._description(), **best.weights}
-            write_atomically(self._folder.best, lambda path: torch.save(content, path))
+        wanted = (self._run_id, best.epoch)
+        if _place_of(self._folder.best) != wanted:
+            staged = self._folder.directory / "resumed_best.pt"
+            for candidate in (source, source.parent / "best.pt"):
+                if _place_of(candidate) == wanted:
+                    link_file(candidate, staged)
+                    break
+            self._set_aside("best.pt")
+            if staged.exists():
+                staged.replace(self._folder.best)
+            else:
+                self._write_best_weights(best)
+        later = self._folder.names_after(state.epoch)
+        if source.resolve() != self._folder.last.resolve():
+            later.append("last.pt")
+        self._set_aside(*later)
+
+    def _set_aside(self, *names: str) -> None:
+        if names and (earlier := self._folder.set_aside(*names)) is not None:
+            self._tracker.say(f"checkpoints of another course of the run are kept in {earlier}")
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -94,7 +134,10 @@ class RunCheckpoints:
             "config": config_to_dict(self._config),
             "model_config": self._encoder.model_config,
             "dims": list(self._encoder.dims),
-            "speakers": self._speakers,
+            "speakers": list(self._data.train.speakers),
+            "corpus": self._corpus_fingerprint,
+            "lists": {trials.name: trials.fingerprint() for trials in self._data.validation},
+            "run_id": self._run_id,
         }
 
     def _content(self, state: RunState, best: Best, optimizer: dict[str, Any] | None) -> dict[str, Any]:
@@ -114,9 +157,10 @@ class RunCheckpoints:
         }
 
 
-def _epoch_of(path: Path) -> int | None:
-    """The epoch of a checkpoint that a run can go on from; none for anything else."""
+def _place_of(path: Path) -> tuple[str, int] | None:
+    """The run and epoch of a checkpoint that a run can go on from; none for anything else."""
     try:
-        return int(read_checkpoint(path)["state"]["epoch"])
+        content = read_checkpoint(path)
+        return content["run_id"], content["state"]["epoch"]
     except (CheckpointError, KeyError):
         return None

@@ -36,8 +36,8 @@ class RunState:
     """Validations of this stage since a new best."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record per validation: epoch, stage, metrics, is_best."""
-    unreadable: list[str] = field(default_factory=list)
-    """One message for each training utterance that could not be read."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Why a training utterance could not be read, by its path."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,9 +6,8 @@ import time
 
 from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
+from mrl.data.assemble import RunData
 from mrl.data.augment import Augmenter
-from mrl.data.clips import ClipBank
-from mrl.data.corpus import Corpus
 from mrl.data.loading import Batch, CropDataset, EpochBatches, make_loader
 from mrl.errors import TrainingError
 from mrl.loss import SlicedMarginClassifier
@@ -29,14 +28,11 @@ class StageRunner:
         plan: StagePlan,
         encoder: SpeakerEncoder,
         classifier: SlicedMarginClassifier,
-        corpus: Corpus,
+        data: RunData,
         checkpoints: RunCheckpoints,
         tracker: Tracker,
-        *,
-        noise: ClipBank | None,
-        rooms: ClipBank | None,
     ) -> None:
-        stage, seed = plan.stage, config.seed
+        stage, seed, corpus = plan.stage, config.seed, data.train
         self.updater = Updater(encoder, classifier, plan, config.runtime, seed)
         self._config = config
         self._plan = plan
@@ -46,7 +42,7 @@ class StageRunner:
         self._dims = classifier.dims
         self._device = classifier.class_vectors.device
         self._augmenter = Augmenter(
-            stage.augmentation, seed=seed, noise=noise, rooms=rooms, sample_rate=SAMPLE_RATE
+            stage.augmentation, seed=seed, noise=data.noise, rooms=data.rooms, sample_rate=SAMPLE_RATE
         )
         self._batches = EpochBatches(len(corpus), stage.batch_size, seed)
         self._loader = make_loader(
@@ -108,14 +104,16 @@ class StageRunner:
     def _note_unreadable(self, batch: Batch, state: RunState) -> None:
         """Name each file that had to be replaced, once; stop when they are too many."""
         for message in batch.replaced:
-            if message not in state.unreadable:
-                state.unreadable.append(message)
+            path = message.partition(": ")[0]  # the reason may differ from crop to crop
+            if path not in state.unreadable:
+                state.unreadable[path] = message
                 self._tracker.say(f"replaced: {message}")
         allowed = self._config.data.max_unreadable_share
         if len(state.unreadable) > allowed * len(self._corpus):
+            last = list(state.unreadable.values())[-1]
             raise TrainingError(
                 f"{len(state.unreadable)} of {len(self._corpus)} training utterances could not be read, more "
-                f"than data.max_unreadable_share ({allowed:g}) allows; the last one: {state.unreadable[-1]}"
+                f"than data.max_unreadable_share ({allowed:g}) allows; the last one: {last}"
             )
 
     def _with_evidence(
@@ -125,9 +123,14 @@ class StageRunner:
         files = [self._corpus.relative_path(int(item)) for item in batch.utterances]
         path = self._config.logging.directory / "non_finite.pt"
         extra = {"files": files, "error": str(error)}
-        self._checkpoints.save_evidence(path, state, best, self.updater.state_dict(), extra)
         listing = path.with_suffix(".txt")
-        listing.write_text("\n".join(files) + "\n", encoding="utf-8")
+        try:
+            self._checkpoints.save_evidence(path, state, best, self.updater.state_dict(), extra)
+            listing.write_text("\n".join(files) + "\n", encoding="utf-8")
+        except (OSError, RuntimeError) as failure:
+            self._tracker.say(
+                f"{path}: the state could not be saved ({failure}); the files: {', '.join(files)}"
+            )
         return TrainingError(
             f"step {state.step + 1}: {error}; the weights were not changed. The batch's {len(files)} "
             f"files ({files[0]}, ...) are listed in {listing}, the state before the step is in {path}"

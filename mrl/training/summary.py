@@ -54,9 +54,12 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
         ],
         "reference_full_size_eer": trainer.state.reference,
         "sentences": sentences,
-        "unreadable": sorted(unreadable),
+        "unreadable": sorted(unreadable.values()),
     }
-    (directory / "summary.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    try:
+        (directory / "summary.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        tracker.say(f"summary.json could not be written: {error}")
 
 
 def eer_of(record: Mapping[str, Any], dim: int) -> float:

@@ -88,6 +88,10 @@ class Tracker:
         """Print ``text`` and log it."""
         self._console.say(text)
 
+    def note(self, text: str) -> None:
+        """Log ``text`` without printing it."""
+        self._console.log(text)
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table and log it as aligned text; every row has a cell for each column."""
         self._console.table(title, columns, rows)

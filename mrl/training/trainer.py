@@ -7,7 +7,7 @@ from typing import Any
 
 from mrl.config import Config
 from mrl.data.assemble import RunData
-from mrl.data.clips import ClipBank
+from mrl.errors import CheckpointError
 from mrl.evaluation.report import RESULT_COLUMNS, result_metrics, result_rows
 from mrl.evaluation.verification import VerificationResult, verify
 from mrl.loss import SlicedMarginClassifier
@@ -29,7 +29,7 @@ class Trainer:
     Args:
         encoder, classifier: warm-started, or with the weights of the checkpoint that ``state`` comes from.
         baseline: the released model as an encoder of its own, where epoch 0 does not score what it scores.
-        state, best, optimizer: from a checkpoint, to resume.
+        state, best, optimizer, run_id: from a checkpoint, to resume.
     """
 
     def __init__(
@@ -44,21 +44,19 @@ class Trainer:
         state: RunState | None = None,
         best: Best | None = None,
         optimizer: dict[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> None:
         self.config = config
         self.encoder = encoder
         self.classifier = classifier
         self.data = data
         self.tracker = tracker
-        self.checkpoints = RunCheckpoints(config, encoder, classifier, data.train.speakers, tracker)
+        self.checkpoints = RunCheckpoints(config, encoder, classifier, data, tracker, run_id)
         self.plans = plan_stages(config.stages, len(data.train), config.loss.margin)
         self.state = state or RunState()
         self.best = best
         self._baseline = baseline
         self._optimizer_state = optimizer
-        noise, rooms = config.data.noise, config.data.room_responses
-        self._noise = None if noise is None else ClipBank.from_folder(noise, "noise")
-        self._rooms = None if rooms is None else ClipBank.from_folder(rooms, "room_responses")
 
     def run(self) -> RunState:
         """Train to the end; returns the final state. ``best`` then holds the weights of best.pt."""
@@ -67,6 +65,8 @@ class Trainer:
             self._score_pretrained()
         for plan in self.plans[self.state.stage :]:
             self._run_stage(plan)
+        assert self.best is not None
+        self.checkpoints.require_best_file(self.best)
         return self.state
 
     def _score_pretrained(self) -> None:
@@ -98,15 +98,21 @@ class Trainer:
             plan,
             self.encoder,
             self.classifier,
-            self.data.train,
+            self.data,
             self.checkpoints,
             self.tracker,
-            noise=self._noise,
-            rooms=self._rooms,
         )
         if self._optimizer_state is not None:
-            runner.updater.load_state_dict(self._optimizer_state)
+            try:
+                runner.updater.load_state_dict(self._optimizer_state)
+            except (ValueError, KeyError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"the optimizer of stage {stage.name} does not fit the changed configuration ({error}); "
+                    "resume from a checkpoint between two stages"
+                ) from None
             self._optimizer_state = None
+        if state.stage_epoch >= stage.epochs:  # a resumed run with fewer epochs than it has done
+            state.stage, state.stage_epoch = plan.index + 1, 0
         while state.stage == plan.index:
             runner.run_epoch(state, self.best)
             self._finish_epoch(plan, runner)
@@ -116,7 +122,7 @@ class Trainer:
         state, stage = self.state, plan.stage
         state.epoch += 1
         state.stage_epoch += 1
-        over = state.stage_epoch == stage.epochs
+        over = state.stage_epoch >= stage.epochs
         is_best = False
         if over or state.stage_epoch % self.config.validation.every_epochs == 0:
             is_best = self._record(stage.name, self._validate(self.encoder, f"epoch {state.epoch}"))

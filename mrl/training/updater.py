@@ -55,7 +55,7 @@ class Updater:
         self._device = classifier.class_vectors.device
         self._plan = plan
         self._seed = seed
-        self._forward: nn.Module = torch.compile(encoder) if runtime.compile else encoder  # type: ignore[assignment]
+        self._forward: nn.Module = torch.compile(encoder, dynamic=False) if runtime.compile else encoder  # type: ignore[assignment]
         self._classifier = classifier
         self._dtype = _DTYPES[runtime.precision]
         on_gpu = self._device.type == "cuda"
@@ -136,6 +136,13 @@ class Updater:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError where the state belongs to other parameters."""
+        chosen = [
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
+        # Rates and decay are the configuration's, which may have been changed on purpose.
+        for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
+            group.update(options)
         self._scaler.load_state_dict(state["scaler"])
         self._skipped_in_a_row = state["skipped_in_a_row"]

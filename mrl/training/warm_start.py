@@ -50,10 +50,12 @@ def warm_start(
     corpus: Corpus,
     device: torch.device,
     advance: Advance | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[SpeakerEncoder, SlicedMarginClassifier]:
     """An encoder around the released backbone, its head and class vectors started as ``model.head_init`` says.
 
     ``advance`` is told how many utterances were embedded; :func:`sample_size` says how many there will be.
+    ``say`` is told of each that could not be read and was replaced.
     """
     torch.manual_seed(config.seed)  # the fresh layers of head_init: random, and nothing else
     head = MatryoshkaHead(released.pooled_dim, config.dims[-1], config.model.dropout)
@@ -68,7 +70,7 @@ def warm_start(
     if how == "rotated":
         initialise_head(probe, projection, "truncated")
     chosen = balanced_sample(corpus, sample_size(config, corpus), config.seed)
-    embeddings, speakers = _embed(encoder, probe, corpus, chosen, config, device, advance)
+    embeddings, speakers = _embed(encoder, probe, corpus, chosen, config, device, advance, say)
     if how == "rotated":
         rotation = between_class_rotation(embeddings, speakers)
         initialise_head(head, projection, how, rotation)
@@ -111,6 +113,7 @@ def _embed(
     config: Config,
     device: torch.device,
     advance: Advance | None,
+    say: Callable[[str], None] | None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings [N, E] on the CPU and speaker numbers [N] of one crop of each chosen utterance."""
     dataset = CropDataset(corpus, round(_CROP_SECONDS * SAMPLE_RATE), config.seed)
@@ -120,6 +123,9 @@ def _embed(
     for batch in make_loader(dataset, batches, config.data.workers, pin_memory=device.type == "cuda"):
         embeddings.append(head(backbone(batch.waveforms.to(device, non_blocking=True))).float().cpu())
         speakers.append(batch.speakers)
+        if say is not None:
+            for message in batch.replaced:
+                say(f"warm start, replaced: {message}")
         if advance is not None:
             advance(len(batch.speakers))
     return torch.cat(embeddings), torch.cat(speakers)

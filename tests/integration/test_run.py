@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,11 +15,15 @@ import evaluate
 import mrl
 from mrl.audio import read
 from mrl.data.trials import read_trials
+from mrl.errors import CheckpointError
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.pretrained import load_released
 from mrl.training import trainer
+from mrl.training.checkpoint import CheckpointFolder
+from mrl.training.selection import Rank
 from mrl.training.updater import Updater
+from tests.integration.conftest import CONFIG
 
 
 def same_weights(a: Path, b: Path) -> None:
@@ -32,6 +37,18 @@ def same_weights(a: Path, b: Path) -> None:
 def records(folder: Path) -> list[dict]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "time"} for line in lines]
+
+
+def prefer_epoch(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the epoch called ``best`` rank before all others, whatever it scores."""
+    record = trainer.Trainer._record
+
+    def record_with_rank(self, *arguments):
+        epoch = self.state.epoch
+        monkeypatch.setattr(trainer, "rank", lambda *_: Rank(0.0, abs(epoch - best) + 0.01 * (epoch > best)))
+        return record(self, *arguments)
+
+    monkeypatch.setattr(trainer.Trainer, "_record", record_with_rank)
 
 
 TIMINGS = {"train/utterances_per_second", "train/data_wait_share", "evaluation_seconds"}
@@ -86,9 +103,13 @@ def test_epoch_0_scores_what_the_released_model_scores(run, workplace):
     assert summary["reference_full_size_eer"] == summary["rows"][0]["eer"]["32"]
 
 
+@pytest.mark.parametrize("best", [1, 3])
 @pytest.mark.parametrize("source", ["epoch_001", "epoch_002", "epoch_003", "last", "best"])
-def test_a_resumed_run_is_the_uninterrupted_one(run, workplace, source):
+def test_a_resumed_run_is_the_uninterrupted_one(run, workplace, monkeypatch, source, best):
+    """Whichever epoch is the best: one of the first stage, or one in the middle of the second."""
+    prefer_epoch(best, monkeypatch)
     assert run() == 0
+    assert read_checkpoint("checkpoints/best.pt")["state"]["epoch"] == best
     straight = workplace / "straight"
     shutil.copytree(workplace / "checkpoints", straight)
     uninterrupted = numbers(workplace / "logs")
@@ -105,6 +126,11 @@ def test_the_number_of_workers_changes_nothing(run, workplace):
     shutil.move(workplace / "checkpoints", workplace / "without")
     assert run(data={"train": "speech/train", "workers": 2}) == 0
     same_weights(workplace / "without/last.pt", workplace / "checkpoints/last.pt")
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_through_stages_of_other_crops(run):
+    assert run(runtime={"compile": True}) == 0
 
 
 def test_a_stage_starts_from_the_best_and_harm_is_not_kept(run, workplace, capsys, monkeypatch):
@@ -333,8 +359,9 @@ def test_an_earlier_run_in_the_same_folders_is_kept(run, workplace, capsys):
     assert "checkpoints of an earlier run are kept in checkpoints/earlier_1" in capsys.readouterr().out
 
 
-def test_a_best_file_that_is_lost_comes_back_with_its_weights(run, workplace):
+def test_a_best_file_that_is_lost_comes_back_with_its_weights(run, workplace, monkeypatch):
     """last.pt carries the best weights along, so that losing best.pt loses no accuracy."""
+    prefer_epoch(1, monkeypatch)
     assert run() == 0
     last = read_checkpoint("checkpoints/last.pt")
     assert last["best"]["epoch"] != last["state"]["epoch"]
@@ -345,6 +372,60 @@ def test_a_best_file_that_is_lost_comes_back_with_its_weights(run, workplace):
         assert torch.equal(value, kept["encoder"][key])
     assert evaluate.main(["--checkpoint", "checkpoints/best.pt"]) == 0
     assert run("--resume", "checkpoints/best.pt") == 2
+
+
+def test_a_best_file_that_could_not_be_written_is_written_later(run, workplace, capsys, monkeypatch):
+    prefer_epoch(1, monkeypatch)
+    save = CheckpointFolder.save
+
+    def full_at_epoch_1(self, state, *, epoch, is_best):
+        if epoch == 1:
+            raise CheckpointError("no space left")
+        save(self, state, epoch=epoch, is_best=is_best)
+
+    monkeypatch.setattr(CheckpointFolder, "save", full_at_epoch_1)
+    assert run() == 0
+    assert "no space left" in capsys.readouterr().out
+    best, last = read_checkpoint("checkpoints/best.pt"), read_checkpoint("checkpoints/last.pt")
+    for key, value in last["best"]["weights"]["encoder"].items():
+        assert torch.equal(best["encoder"][key], value)
+
+
+def test_fewer_epochs_than_done_end_the_stage(run):
+    assert run() == 0
+    stages = [{**stage, "epochs": 1} for stage in CONFIG["stages"]]
+    assert run("--resume", "checkpoints/epoch_003.pt", "--allow-config-change", stages=stages) == 0
+    assert read_checkpoint("checkpoints/best.pt")["best"]["epoch"] <= 3
+
+
+def test_changed_rates_count_in_the_middle_of_a_stage(run, workplace):
+    assert run() == 0
+    stages = copy.deepcopy(CONFIG["stages"])
+    stages[0]["learning_rate"] = {"head": 1e-6, "classifier": 1e-6}
+    assert run("--resume", "checkpoints/epoch_001.pt", "--allow-config-change", stages=stages) == 0
+    step = next(r for r in records(workplace / "logs") if r["step"] == 5)
+    assert step["train/learning_rate_head"] <= 1e-6
+
+
+def test_a_changed_list_is_not_scored_as_the_runs_own(run, workplace, capsys):
+    lists = [{"name": "held", "hold_out_speakers": 3}]
+    assert run(validation={"lists": lists}, stages=[]) == 0
+    made = (workplace / "logs/trials/held.txt").read_bytes()
+    assert run("--dry-run", validation={"lists": lists}, seed=8) == 0
+    assert (workplace / "logs/trials/held.txt").read_bytes() == made
+    assert run(validation={"lists": lists}, stages=[], seed=8) == 0
+    capsys.readouterr()
+    assert evaluate.main(["--checkpoint", "checkpoints/earlier_1/best.pt"]) == 2
+    assert "not the list held that this checkpoint was validated on" in capsys.readouterr().err
+
+
+def test_a_start_that_fails_leaves_the_logs_of_the_run_before(run, workplace):
+    assert run(stages=[]) == 0
+    before = (workplace / "logs/metrics.jsonl").read_bytes()
+    (workplace / "empty").mkdir()
+    assert run(data={"noise": "empty"}) == 2
+    assert (workplace / "logs/metrics.jsonl").read_bytes() == before
+    assert not (workplace / "logs/metrics.1.jsonl").exists()
 
 
 def test_an_interruption_says_how_to_go_on(run, capsys, monkeypatch):

@@ -23,7 +23,7 @@ def encoder(released) -> SpeakerEncoder:
 def content(encoder) -> dict:
     return {
         "format": FORMAT, "version": VERSION, "config": {}, "model_config": encoder.model_config,
-        "dims": list(encoder.dims), "encoder": encoder.state_dict(),
+        "dims": list(encoder.dims), "encoder": encoder.state_dict(), "lists": {},
     }  # fmt: skip
 
 

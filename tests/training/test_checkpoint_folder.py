@@ -18,7 +18,7 @@ from mrl.training.checkpoint import CheckpointFolder, write_atomically
 def content(value: float) -> dict:
     return {
         "format": FORMAT, "version": VERSION, "config": {}, "model_config": {}, "dims": [4],
-        "encoder": {"weight": torch.full((3,), value)},
+        "encoder": {"weight": torch.full((3,), value)}, "lists": {},
     }  # fmt: skip
 
 
@@ -35,6 +35,15 @@ def test_best_stays_while_last_moves_on(tmp_path):
     kept = sorted(path.name for path in folder.directory.iterdir())
     assert kept == ["best.pt", "epoch_004.pt", "epoch_006.pt", "last.pt"]
     assert value(folder.directory / "epoch_004.pt") == 4
+
+
+def test_the_oldest_by_number_goes_first(tmp_path):
+    folder = CheckpointFolder(CheckpointConfig(directory=tmp_path, every_epochs=1, keep_last=2))
+    (tmp_path / "epoch_mine.pt").write_bytes(b"kept by hand")
+    for epoch in (998, 999, 1000, 1001):
+        folder.save(content(epoch), epoch=epoch, is_best=False)
+    kept = sorted(path.name for path in tmp_path.glob("epoch_*.pt"))
+    assert kept == ["epoch_1000.pt", "epoch_1001.pt", "epoch_mine.pt"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
