@@ -93,7 +93,7 @@ def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any
         return [(str(path), layer)]
     if not isinstance(base, str):
         raise ConfigError(str(path), [f"extends: expected the path of one YAML file, not {base!r}"])
-    base_path = path.parent / base
+    base_path = Path(os.path.normpath(path.parent / base))
     if not base_path.is_file():
         raise ConfigError(str(path), [f"extends: there is no file {base_path}"])
     return [*_layers(base_path, (*seen, path.resolve())), (str(path), layer)]

@@ -80,7 +80,8 @@ def embed_utterances(
     max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
     paths = [trials.root / utterance for utterance in trials.utterances]
     rows = []
-    with evaluating(encoder):
+    # TF32 convolutions, the default on recent GPUs, would leave ten bits of each product.
+    with evaluating(encoder), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for path, samples in zip(paths, read_ahead(paths, workers, max_samples), strict=True):
             try:
                 row = encoder(torch.from_numpy(samples).to(device)[None])[0].float().cpu()

@@ -11,6 +11,7 @@ from mrl.loss import SlicedMarginClassifier
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.stages import StagePlan, enter_stage, part_modules, plan_stages
 from mrl.training.tracking import Tracker
+from mrl.training.updater import autocast
 
 _PROBE = 2  # utterances that the memory is measured with
 _BYTES_PER_TRAINED = 16  # weight, gradient, two AdamW moments, float32
@@ -41,7 +42,7 @@ def describe_plan(
                 + (f" in {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""),
                 f"{stage.crop_seconds:g} s",
                 f"{plan.peak_margin:g}",
-                f"{batch_memory(encoder, classifier, plan) / 2**20:,.0f} MiB",
+                f"{batch_memory(encoder, classifier, plan, config.runtime.precision) / 2**20:,.0f} MiB",
             ]
         )
     tracker.table("plan", _COLUMNS, rows)
@@ -62,12 +63,14 @@ def trained_parameters(encoder: SpeakerEncoder, classifier: SlicedMarginClassifi
     return counts
 
 
-def batch_memory(encoder: SpeakerEncoder, classifier: SlicedMarginClassifier, plan: StagePlan) -> float:
+def batch_memory(
+    encoder: SpeakerEncoder, classifier: SlicedMarginClassifier, plan: StagePlan, precision: str
+) -> float:
     """Bytes of one update: tensors kept for the backward pass, and weights with gradients and moments."""
     device = classifier.class_vectors.device
     rows = plan.stage.batch_size // plan.stage.accumulate_steps
     crops = torch.randn(_PROBE, round(plan.stage.crop_seconds * SAMPLE_RATE), device=device) * 0.01
-    with _SavedBytes(encoder) as network:
+    with _SavedBytes(encoder) as network, autocast(device, precision):
         embeddings = encoder(crops)
     probe = embeddings.detach().requires_grad_()
     with _SavedBytes(classifier) as loss:

@@ -21,6 +21,11 @@ _MAX_SKIPPED_IN_A_ROW = 25
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast of ``runtime.precision``; for float32 one that does nothing."""
+    return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "float32")
+
+
 class NonFiniteError(TrainingError):
     """A loss or gradient that is NaN or infinite, noticed before the weights were touched."""
 
@@ -57,7 +62,7 @@ class Updater:
         self._seed = seed
         self._forward: nn.Module = torch.compile(encoder, dynamic=False) if runtime.compile else encoder  # type: ignore[assignment]
         self._classifier = classifier
-        self._dtype = _DTYPES[runtime.precision]
+        self._precision = runtime.precision
         on_gpu = self._device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameter_groups(encoder, classifier, plan.stage), betas=(0.9, 0.999), fused=on_gpu
@@ -94,7 +99,7 @@ class Updater:
         losses = torch.zeros(1 + len(self._classifier.dims), device=self._device)
         for part, labels in zip(waveforms.chunk(parts), speakers.chunk(parts), strict=True):
             share = len(labels) / len(speakers)
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            with autocast(self._device, self._precision):
                 embeddings = self._forward(part)
             terms = self._classifier(embeddings, labels, margin)
             self._scaler.scale(terms.total * share).backward()
