@@ -28,7 +28,7 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     pretrained: str
-    """A checkpoint in the released format (``{'model_config', 'state_dict'}``): a path."""
+    """A released checkpoint: a path, or a name of the registry, which is downloaded once."""
     head_init: Literal["rotated", "truncated", "random"] = "rotated"
     """Start of the new head: the released head turned so that prefixes lose least; as it is; or fresh."""
     warm_start_utterances: Count = 20_000

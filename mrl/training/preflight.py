@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 
 from mrl.config import Config
 from mrl.errors import ConfigError
+from mrl.models.registry import REGISTRY
 
 _HOW = {
     "model.pretrained": (
-        "released ReDimNet weights, e.g. b2-vox2-ft_lm.pt of the release `latest` of "
-        "https://github.com/IDRnD/ReDimNet/releases"
+        "released weights: the name of a released checkpoint (uv run python scripts/models.py lists them), e.g. "
+        "redimnet-b2-vox2-ft_lm, which is downloaded, or the path of a file, e.g. b2-vox2-ft_lm.pt of the release "
+        "`latest` of https://github.com/IDRnD/ReDimNet/releases"
     ),
     "data.train": (
         "a folder <speaker>/.../<file>, e.g. VoxCeleb2 dev (AAC) from "
@@ -37,13 +40,15 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
     """
     problems = []
     for key, path, how in configured_paths(config):
-        if key == "model.pretrained" and not needs_weights:
-            continue
+        if key == "model.pretrained" and (not needs_weights or config.model.pretrained in REGISTRY):
+            continue  # in the checkpoint, or downloaded
         if config.demo is not None and config.demo.directory in path.parents:
             continue  # made when everything else is there
         is_file = key == "model.pretrained" or key.endswith(".trials")
         if not (path.is_file() if is_file else path.is_dir()):
-            problems.append(f"{key}: {path} does not exist. Needed: {_HOW[how]}")
+            near = difflib.get_close_matches(str(path), REGISTRY, n=2) if how == "model.pretrained" else []
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            problems.append(f"{key}: {path} does not exist{hint}. Needed: {_HOW[how]}")
     for key, folder in (("checkpoints", config.checkpoints), ("logging", config.logging)):
         if not _can_be_written(folder.directory):
             problems.append(f"{key}.directory: {folder.directory} cannot be written")

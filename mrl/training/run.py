@@ -14,6 +14,7 @@ from mrl.data.demo import prepare_demo
 from mrl.device import choose_device
 from mrl.errors import CheckpointError
 from mrl.loss import SlicedMarginClassifier
+from mrl.models.download import resolve
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.head import MatryoshkaHead
 from mrl.models.pretrained import load_released
@@ -36,7 +37,7 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
     console = _RememberingConsole()
     # Everything that can be wrong with the input is found before a file of an earlier run is touched.
     data = _require_inputs(config, source, console, needs_weights=resumed is None)
-    released = load_released(config.model.pretrained) if resumed is None else None
+    released = load_released(resolve(config.model.pretrained, console)) if resumed is None else None
     directory = config.logging.directory
     with Tracker(
         config.logging,
@@ -60,9 +61,10 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
 def dry_run(config: Config, source: str) -> None:
     """Check configuration, data and weights, and print the plan; nothing is trained. Raises MRLError."""
     device = choose_device(config.runtime.device, config.runtime.precision)
-    data = _require_inputs(config, source, Console(), write_lists=False)
+    console = Console()
+    data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = load_released(config.model.pretrained)
+        released = load_released(resolve(config.model.pretrained, console))
         encoder, classifier = _warm_started(config, released, data, device, tracker)
         describe_plan(config, encoder, classifier, len(data.train), tracker)
 
@@ -70,9 +72,10 @@ def dry_run(config: Config, source: str) -> None:
 def overfit(config: Config, source: str, num_utterances: int) -> None:
     """Train each stage on ``num_utterances`` utterances; TrainingError if the loss does not fall near zero."""
     device = choose_device(config.runtime.device, config.runtime.precision)
-    data = _require_inputs(config, source, Console(), write_lists=False)
+    console = Console()
+    data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = load_released(config.model.pretrained)
+        released = load_released(resolve(config.model.pretrained, console))
         encoder, _ = _warm_started(config, released, data, device, tracker)
         overfit_stages(config, encoder, data.train, num_utterances, tracker)
 

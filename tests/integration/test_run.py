@@ -234,6 +234,15 @@ def test_everything_missing_is_named_at_once(run, workplace, capsys):
     assert not (workplace / "logs").exists()
 
 
+def test_a_released_model_by_its_name(run, workplace, monkeypatch, capsys):
+    monkeypatch.setenv("MRL_HOME", str(workplace / "home"))
+    (workplace / "home").mkdir()
+    shutil.move(workplace / "released.pt", workplace / "home/redimnet-b0-vox2-ptn.pt")
+    assert run(model={"pretrained": "redimnet-b0-vox2-ptn"}, stages=[]) == 0
+    assert run(model={"pretrained": "redimnet-b0-vox-ptn"}, stages=[]) == 2
+    assert "did you mean redimnet-b0-vox2-ptn" in capsys.readouterr().err
+
+
 def test_a_speaker_on_both_sides_is_an_error(run, workplace, capsys):
     shutil.copytree(workplace / "speech/train/demo0003", workplace / "speech/validation/demo0003")
     assert run() == 2
