@@ -111,6 +111,11 @@ class CropDataset(Dataset[Crop]):
         return candidates
 
 
+def steps_per_epoch(num_utterances: int, batch_size: int) -> int:
+    """Full batches in an epoch; a corpus smaller than a batch is one batch."""
+    return max(1, num_utterances // batch_size)
+
+
 class EpochBatches(Sampler[list[Key]]):
     """Batches of keys: each epoch a permutation of all utterances, cut into full batches.
 
@@ -133,7 +138,7 @@ class EpochBatches(Sampler[list[Key]]):
         if num_utterances < world_size:
             raise ValueError(f"{num_utterances} utterances are too few for {world_size} processes")
         self.batch_size = min(batch_size, num_utterances - num_utterances % world_size)
-        self.steps_per_epoch = num_utterances // self.batch_size
+        self.steps_per_epoch = steps_per_epoch(num_utterances, batch_size)
         self._num_utterances = num_utterances
         self._seed = seed
         part = self.batch_size // world_size

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-SAMPLE_RATE = 16_000
+from mrl.audio import SAMPLE_RATE
+
 FFT_SIZE = 512
 WINDOW_SAMPLES = 400
 LOWEST_HZ, HIGHEST_HZ = 20.0, 7600.0

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrl.models.features import SAMPLE_RATE, FrontEnd
+from mrl.audio import SAMPLE_RATE
+from mrl.models.features import FrontEnd
 from mrl.models.options import ReleasedOptions
 from mrl.models.pooling import Pooling, build_pooling
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrl.config import Config
 from mrl.config_file import config_to_dict
+from mrl.data.corpus import Corpus
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.training.run_state import Best, RunState, Weights
@@ -69,6 +70,22 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
     return Resumed(
         str(path), content, state, Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
     )
+
+
+def require_same_data(resumed: Resumed, train: Corpus, dims: Sequence[int]) -> None:
+    """Raise CheckpointError where the run went over another corpus than ``train``, or has other prefixes."""
+    content, source = resumed.content, resumed.source
+    if content["speakers"] != list(train.speakers):
+        raise CheckpointError(
+            f"{source}: its class vectors are of {len(content['speakers'])} speakers, data.train has other ones "
+            f"({len(train.speakers)}); resume with the corpus of the run"
+        )
+    if content["corpus"] != train.fingerprint():
+        raise CheckpointError(f"{source}: data.train holds other files than when the run began; restore them")
+    if content["dims"] != list(dims):
+        raise CheckpointError(
+            f"{source}: its prefixes are {content['dims']}, the configuration has {list(dims)}"
+        )
 
 
 def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from mrl.models.warm_start import initialise_head, released_projection
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
 from mrl.training.preflight import require_paths
-from mrl.training.resume import Resumed, resume_from
+from mrl.training.resume import Resumed, require_same_data, resume_from
 from mrl.training.summary import write_summary
 from mrl.training.tracking import Tracker
 from mrl.training.trainer import Trainer
@@ -38,6 +38,8 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
     # Everything that can be wrong with the input is found before a file of an earlier run is touched.
     data = _require_inputs(config, source, console, needs_weights=resumed is None)
     released = load_released(resolve(config.model.pretrained, console)) if resumed is None else None
+    if resumed is not None:
+        require_same_data(resumed, data.train, config.dims)
     directory = config.logging.directory
     with Tracker(
         config.logging,
@@ -126,17 +128,6 @@ def _resumed_trainer(
     config: Config, data: RunData, device: torch.device, tracker: Tracker, resumed: Resumed
 ) -> Trainer:
     content, source = resumed.content, resumed.source
-    if content["speakers"] != list(data.train.speakers):
-        raise CheckpointError(
-            f"{source}: its class vectors are of {len(content['speakers'])} speakers, data.train has other ones "
-            f"({len(data.train.speakers)}); resume with the corpus of the run"
-        )
-    if content["corpus"] != data.train.fingerprint():
-        raise CheckpointError(f"{source}: data.train holds other files than when the run began; restore them")
-    if content["dims"] != list(config.dims):
-        raise CheckpointError(
-            f"{source}: its prefixes are {content['dims']}, the configuration has {list(config.dims)}"
-        )
     encoder = encoder_from_checkpoint(content, source, config.model.dropout).to(device)
     classifier = build_classifier(config, len(data.train.speakers)).to(device)
     try:

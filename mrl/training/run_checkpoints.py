@@ -33,13 +33,21 @@ class RunCheckpoints:
         tracker: Tracker,
         run_id: str | None = None,
     ) -> None:
-        self._config = config
         self._modules = {"encoder": encoder, "classifier": classifier}
-        self._encoder = encoder
-        self._data = data
-        self._corpus_fingerprint = data.train.fingerprint()
         self._tracker = tracker
         self._run_id = run_id or secrets.token_hex(8)
+        # Of the whole run, and made once: fingerprints read every path and trial.
+        self._description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "config": config_to_dict(config),
+            "model_config": encoder.model_config,
+            "dims": list(encoder.dims),
+            "speakers": list(data.train.speakers),
+            "corpus": data.train.fingerprint(),
+            "lists": {trials.name: trials.fingerprint() for trials in data.validation},
+            "run_id": self._run_id,
+        }
         self._best_is_written = True
         self._folder = CheckpointFolder(config.checkpoints)
 
@@ -82,7 +90,7 @@ class RunCheckpoints:
 
     def _write_best_weights(self, best: Best) -> None:
         """best.pt without what is needed to resume from it."""
-        content = {**self._description(), **best.weights}
+        content = {**self._description, **best.weights}
         write_atomically(self._folder.best, lambda path: torch.save(content, path))
         self._best_is_written = True
 
@@ -127,23 +135,10 @@ class RunCheckpoints:
         if names and (earlier := self._folder.set_aside(*names)) is not None:
             self._tracker.say(f"checkpoints of another course of the run are kept in {earlier}")
 
-    def _description(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "config": config_to_dict(self._config),
-            "model_config": self._encoder.model_config,
-            "dims": list(self._encoder.dims),
-            "speakers": list(self._data.train.speakers),
-            "corpus": self._corpus_fingerprint,
-            "lists": {trials.name: trials.fingerprint() for trials in self._data.validation},
-            "run_id": self._run_id,
-        }
-
     def _content(self, state: RunState, best: Best, optimizer: dict[str, Any] | None) -> dict[str, Any]:
         is_best = best.epoch == state.epoch
         return {
-            **self._description(),
+            **self._description,
             **self.weights(),
             "optimizer": optimizer,
             "state": state.to_dict(),

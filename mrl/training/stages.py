@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mrl.config import StageConfig
+from mrl.data.loading import steps_per_epoch
 from mrl.models.encoder import SpeakerEncoder
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
@@ -35,7 +36,7 @@ def plan_stages(
     """The stages in order, with the number of full batches that ``num_utterances`` give per epoch."""
     plans = []
     for index, stage in enumerate(stages):
-        steps = max(1, num_utterances // stage.batch_size)
+        steps = steps_per_epoch(num_utterances, stage.batch_size)
         margin = default_margin if stage.margin is None else stage.margin
         plans.append(StagePlan(stage, index, steps, margin))
     return plans
