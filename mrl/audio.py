@@ -56,6 +56,16 @@ def read(path: Path | str, max_samples: int | None = None) -> Samples:
         return _checked(samples)
 
 
+def num_samples(path: Path | str) -> int:
+    """Samples of ``read(path)``: the length at 16 kHz that the header states.
+
+    An MP3, and a FLAC whose header states none, are decoded to count them. Raises AudioError as :func:`read`
+    does, for what shows without reading the samples.
+    """
+    with _opened(Path(path)) as source:
+        return _length(source)
+
+
 def read_crop(path: Path | str, num_samples: int, position: float) -> Samples:
     """``num_samples`` of an audio file at 16 kHz: float32 ``[num_samples]``.
 

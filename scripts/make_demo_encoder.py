@@ -19,7 +19,7 @@ from mrl.data.augment import Augmenter
 from mrl.data.corpus import scan
 from mrl.data.demo import POPULATION, DemoPlan, write_demo_corpus
 from mrl.data.loading import CropDataset, EpochBatches, make_loader
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier, Targets
 from mrl.models.pretrained import build_released, save_released
 
 MODEL_CONFIG = {
@@ -66,7 +66,7 @@ def train(model: nn.Module, root: Path, epochs: int, console: Console) -> None:
     torch.manual_seed(SEED)
     dim = MODEL_CONFIG["embed_dim"]
     assert isinstance(dim, int)
-    classifier = SlicedMarginClassifier(len(corpus.speakers), {dim: 1.0}, scale=30.0)
+    classifier = SlicedClassifier(len(corpus.speakers), [dim], [MarginSoftmax()], [30.0])
     augmenter = Augmenter(AUGMENTATION, seed=SEED, noise=None, rooms=None, sample_rate=SAMPLE_RATE)
     batches = EpochBatches(len(corpus), BATCH, SEED)
     loader = make_loader(CropDataset(corpus, round(CROP_SECONDS * SAMPLE_RATE), SEED), batches, 0, False)
@@ -76,12 +76,12 @@ def train(model: nn.Module, root: Path, epochs: int, console: Console) -> None:
     )
     model.train()
     for epoch in range(1, epochs + 1):
-        margin = 0.2 * min(1.0, 3 * epoch / epochs)
+        settings = PrefixSettings(margins=(0.2 * min(1.0, 3 * epoch / epochs),), weights=(1.0,))
         batches.set_epoch(epoch)
         with console.progress(f"epoch {epoch}/{epochs}", batches.steps_per_epoch) as bar:
             for batch in loader:
                 waveforms = augmenter(batch.waveforms, batch.utterances, batch.speakers, epoch=epoch)
-                loss = classifier(model(waveforms), batch.speakers, margin).total
+                loss = classifier(model(waveforms), Targets(batch.speakers), settings).total
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)

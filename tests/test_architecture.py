@@ -20,6 +20,7 @@ FLOORS = [
         "console",
         "progress",
         "line_file",
+        "read_ahead",
     },
     {"models"},
     {"data", "loss"},

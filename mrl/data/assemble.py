@@ -38,7 +38,7 @@ def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
     unless ``write_lists`` is false. Raises DataError for a
     folder without speech, a bad list, a missing audio file, and a speaker both in training and in validation.
     """
-    train = _scan(config.data, config.data.train, say)
+    train = _scan(config.data, config.data.train[0].path, say)
     lists: list[TrialList] = []
     for entry in config.validation.lists:
         if entry.hold_out_speakers is not None:
@@ -73,7 +73,7 @@ def configured_lists(config: Config, fingerprints: Mapping[str, str]) -> tuple[T
     """
     lists = []
     for entry in config.validation.lists:
-        root = config.data.train if entry.root is None else entry.root
+        root = config.data.train[0].path if entry.root is None else entry.root
         path = made_list_path(config, entry.name) if entry.trials is None else entry.trials
         trials = read_trials(path, root, entry.name)
         if trials.fingerprint() != fingerprints.get(entry.name):

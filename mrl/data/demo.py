@@ -90,7 +90,10 @@ def prepare_demo(config: Config, reporter: Reporter) -> None:
     """
     if config.demo is None:
         return
-    read = {config.data.train, *(entry.root for entry in config.validation.lists)}
+    read = {
+        *(corpus.path for corpus in config.data.train),
+        *(entry.root for entry in config.validation.lists),
+    }
     for folder, plan in demo_plans(config.demo).items():
         if folder in read and not is_complete(folder, plan):
             with reporter.progress(f"inventing speakers in {folder}", plan.num_utterances) as bar:

@@ -1,4 +1,4 @@
-"""Crops of a corpus in batches, and whole utterances read ahead.
+"""Crops of a corpus in batches.
 
 What a batch holds depends on (seed, epoch, step) alone: not on the number of workers or processes, and not on
 how often the run was interrupted. B batch, T samples, N utterances.
@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mrl.audio import load_decoder, read, read_crop
+from mrl.audio import load_decoder, read_crop
 from mrl.data.augment import AugmentationPlan, Augmenter
 from mrl.data.corpus import Corpus
 from mrl.errors import AudioError, DataError
@@ -246,24 +242,3 @@ def _start_worker(_: int) -> None:
     """One thread for each worker, since there are many; Ctrl-C is for the main process, which ends them."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def read_ahead(
-    paths: Sequence[Path], workers: int, max_samples: int | None = None
-) -> Iterator[NDArray[np.float32]]:
-    """Whole utterances [T] (or their first ``max_samples``) in the order of ``paths``, read by threads.
-
-    At most twice as many as there are ``workers`` are held. Raises AudioError at the first unreadable file.
-    """
-    workers = max(1, workers)
-    pending: deque[Future[NDArray[np.float32]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for path in paths:
-            pending.append(pool.submit(read, path, max_samples))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mrl.audio import SAMPLE_RATE
-from mrl.data.loading import read_ahead
 from mrl.data.trials import TrialList
 from mrl.errors import DataError, TrainingError
 from mrl.evaluation.metrics import equal_error_rate, min_dcf
 from mrl.evaluation.scoring import prefix_scores
 from mrl.models.encoder import evaluating
+from mrl.read_ahead import read_ahead
 
 P_TARGETS = (0.01, 0.05)
 """Target priors at which minDCF is reported."""

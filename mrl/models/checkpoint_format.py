@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mrl.errors import CheckpointError
+from mrl.models.tensor_file import read_tensor_file
 
 FORMAT = "redimnet-mrl"
 VERSION = 1
@@ -20,24 +19,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError for a file that is missing, damaged, not a checkpoint of ours, or of another version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch.load raise almost anything
+    return require_checkpoint(read_tensor_file(path), str(path))
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Whether ``content`` of a file says that this project wrote it."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def require_checkpoint(content: Any, source: str) -> dict[str, Any]:
+    """``content`` itself, where it is that of a checkpoint of ours; ``source`` names the file in errors.
+
+    Raises CheckpointError for one of another kind or version, or that lacks an entry.
+    """
+    if not is_checkpoint(content):
         raise CheckpointError(
-            f"{path}: not a readable checkpoint: damaged, cut short, or of another kind"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: not a checkpoint of this project; train.py writes such files, and a released model "
+            f"{source}: not a checkpoint of this project; train.py writes such files, and a released model "
             "belongs in model.pretrained"
         )
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path}: written in format version {content.get('version')}, this version reads {VERSION}"
+            f"{source}: written in format version {content.get('version')}, this version reads {VERSION}"
         )
     if missing := [key for key in _REQUIRED if key not in content]:
-        raise CheckpointError(f"{path}: damaged, it lacks {', '.join(missing)}")
-    return content
+        raise CheckpointError(f"{source}: damaged, it lacks {', '.join(missing)}")
+    checked: dict[str, Any] = content
+    return checked

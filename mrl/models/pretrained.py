@@ -6,8 +6,6 @@ land in the model, and every tensor of the model must come from the file.
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from mrl.errors import CheckpointError
 from mrl.models.redimnet import ReDimNet
 from mrl.models.redimnet2 import ReDimNet2
 from mrl.models.released import ReleasedModel
+from mrl.models.tensor_file import read_tensor_file
 from mrl.randomness import seed_of
 
 Family = type[ReDimNet] | type[ReDimNet2]
@@ -34,8 +33,12 @@ def load_released(path: str | Path) -> ReleasedModel:
         CheckpointError: the file is missing, is no such checkpoint, has options that are not supported, or
             its tensors differ from the model's. The message names the file and each option or tensor.
     """
-    path = Path(path)
-    model_config, state = _read(path)
+    return released_from_content(read_tensor_file(path), Path(path))
+
+
+def released_from_content(content: Any, path: Path) -> ReleasedModel:
+    """The model in the ``content`` of a released checkpoint read from ``path``; see `load_released`."""
+    model_config, state = _entries(content, path)
     if any(key.startswith("backbone.inputs_weights.") for key in state):
         raise CheckpointError(
             f"{path}: a first-generation ReDimNet file (before November 2024), with other layer names and "
@@ -92,32 +95,8 @@ def _family(model_config: Mapping[str, Any], source: str) -> Family:
     return ReDimNet2 if paired == {True} else ReDimNet
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The two entries of the file, their types checked."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    if start.startswith(b"<"):
-        raise CheckpointError(f"{path}: a web page, not a checkpoint: the download failed; fetch it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: a Git LFS pointer, not a checkpoint; fetch it with `git lfs pull`")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message recommends weights_only=False, which would run whatever code the file holds.
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        reason = (
-            f"it holds {foreign[1]}, and code is never run here" if foreign else "damaged, or another format"
-        )
-        raise CheckpointError(f"{path}: not a checkpoint of plain tensors and options: {reason}") from error
-    except Exception as error:  # bytes that are no pickle make the unpickler raise errors of any kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable checkpoint, perhaps cut short: {reason}") from error
-    return _entries(content, path)
-
-
 def _entries(content: Any, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The two entries of the file, their types checked."""
     layout = "{'model_config': {...}, 'state_dict': {name: tensor}}"
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected {layout}")

@@ -54,12 +54,16 @@ class Trunk(nn.Module):
         """
         if waveform.ndim != 2:
             raise ValueError(f"expected a batch of waveforms [B, T], got shape {tuple(waveform.shape)}")
-        if waveform.shape[1] < self.min_samples:
+        self.require_samples(waveform.shape[1])
+        return self.spec(waveform)
+
+    def require_samples(self, num_samples: int) -> None:
+        """Raise a ValueError where a waveform of ``num_samples`` is shorter than `min_samples`."""
+        if num_samples < self.min_samples:
             raise ValueError(
-                f"a waveform of {waveform.shape[1]} samples is too short: this model needs at least "
+                f"a waveform of {num_samples} samples is too short: this model needs at least "
                 f"{self.min_samples} ({1000 * self.min_samples / SAMPLE_RATE:.0f} ms at {SAMPLE_RATE} Hz)"
             )
-        return self.spec(waveform)
 
     def frame_features(self, mel: Tensor) -> Tensor:
         """Log-mel [B, F, frames] -> features [B, D, frames'], or 2-D maps where a ReDimNet2 ends in them."""

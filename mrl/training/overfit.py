@@ -12,11 +12,13 @@ from mrl.config import Config, LearningRates, StageConfig
 from mrl.data.corpus import Corpus
 from mrl.data.loading import Batch, CropDataset, collate
 from mrl.errors import TrainingError
+from mrl.loss import Targets, build_loss
 from mrl.models.encoder import SpeakerEncoder
-from mrl.training.stages import StagePlan, enter_stage
+from mrl.training.schedules import plan_stage
+from mrl.training.stages import enter_stage
 from mrl.training.tracking import Tracker
 from mrl.training.updater import Updater
-from mrl.training.warm_start import balanced_sample, build_classifier
+from mrl.training.warm_start import balanced_sample
 
 STEPS = 300
 NEAR_ZERO = 0.1
@@ -75,17 +77,16 @@ def _learn_by_heart(
     """Mean loss over prefixes before and after."""
     device = next(encoder.parameters()).device
     torch.manual_seed(config.seed)
-    classifier = build_classifier(config, len(corpus.speakers)).to(device)
+    classifier = build_loss(config, len(corpus.speakers)).to(device)
     batch = _one_batch(corpus, stage.crop_seconds, config.seed)
     waveforms, speakers = batch.waveforms.to(device), batch.speakers.to(device)
-    margin = config.loss.margin if stage.margin is None else stage.margin
     enter_stage(encoder, classifier, stage)
     encoder.head.dropout.eval()
-    updater = Updater(encoder, classifier, StagePlan(stage, index, 1, margin), config.runtime, config.seed)
+    updater = Updater(encoder, classifier, plan_stage(config, stage, index, 1), config.runtime, config.seed)
     losses: list[float] = []
     with tracker.progress(f"overfit {stage.name}", STEPS) as bar:
         for step in range(STEPS):
-            values = updater.update(waveforms, speakers, stage_step=step, run_step=step)
+            values = updater.update(waveforms, Targets(speakers), stage_step=step, run_step=step)
             losses.append(float(np.mean(values.loss_per_prefix)))
             bar.advance(1, loss=f"{losses[-1]:.4f}")
             if losses[-1] < NEAR_ZERO / 2:

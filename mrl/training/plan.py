@@ -7,9 +7,10 @@ from torch import Tensor
 
 from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import SlicedLoss, Targets
 from mrl.models.encoder import SpeakerEncoder
-from mrl.training.stages import StagePlan, enter_stage, part_modules, plan_stages
+from mrl.training.schedules import StagePlan, plan_stages
+from mrl.training.stages import enter_stage, part_modules
 from mrl.training.tracking import Tracker
 from mrl.training.updater import autocast
 
@@ -21,13 +22,13 @@ _COLUMNS = ("stage", "trains", "parameters", "epochs", "steps", "batch", "crop",
 def describe_plan(
     config: Config,
     encoder: SpeakerEncoder,
-    classifier: SlicedMarginClassifier,
+    classifier: SlicedLoss,
     num_utterances: int,
     tracker: Tracker,
 ) -> None:
     """Print the stages of ``config`` over ``num_utterances`` training utterances."""
     rows = []
-    for plan in plan_stages(config.stages, num_utterances, config.loss.margin):
+    for plan in plan_stages(config, num_utterances):
         stage = plan.stage
         enter_stage(encoder, classifier, stage)
         trained = trained_parameters(encoder, classifier)
@@ -41,7 +42,7 @@ def describe_plan(
                 f"{stage.batch_size}"
                 + (f" in {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""),
                 f"{stage.crop_seconds:g} s",
-                f"{plan.peak_margin:g}",
+                f"{plan.peak.margins[-1]:g}",
                 f"{batch_memory(encoder, classifier, plan, config.runtime.precision) / 2**20:,.0f} MiB",
             ]
         )
@@ -55,7 +56,7 @@ def describe_plan(
     tracker.say("dry run: everything that a run needs is there; nothing was trained")
 
 
-def trained_parameters(encoder: SpeakerEncoder, classifier: SlicedMarginClassifier) -> dict[str, int]:
+def trained_parameters(encoder: SpeakerEncoder, classifier: SlicedLoss) -> dict[str, int]:
     """Numbers that learn, by part, in the stage that was entered."""
     counts = {}
     for part, module in part_modules(encoder, classifier).items():
@@ -63,18 +64,16 @@ def trained_parameters(encoder: SpeakerEncoder, classifier: SlicedMarginClassifi
     return counts
 
 
-def batch_memory(
-    encoder: SpeakerEncoder, classifier: SlicedMarginClassifier, plan: StagePlan, precision: str
-) -> float:
+def batch_memory(encoder: SpeakerEncoder, classifier: SlicedLoss, plan: StagePlan, precision: str) -> float:
     """Bytes of one update: tensors kept for the backward pass, and weights with gradients and moments."""
-    device = classifier.class_vectors.device
+    device = encoder.head.linear.weight.device
     rows = plan.stage.batch_size // plan.stage.accumulate_steps
     crops = torch.randn(_PROBE, round(plan.stage.crop_seconds * SAMPLE_RATE), device=device) * 0.01
     with _SavedBytes(encoder) as network, autocast(device, precision):
         embeddings = encoder(crops)
     probe = embeddings.detach().requires_grad_()
     with _SavedBytes(classifier) as loss:
-        classifier(probe, torch.zeros(_PROBE, dtype=torch.long, device=device), plan.peak_margin)
+        classifier(probe, Targets(torch.zeros(_PROBE, dtype=torch.long, device=device)), plan.peak)
     kept = rows / _PROBE * (network.total + loss.total)
     weights = sum(p.numel() * p.element_size() for p in [*encoder.parameters(), *classifier.parameters()])
     trained = sum(trained_parameters(encoder, classifier).values())

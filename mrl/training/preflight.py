@@ -66,7 +66,7 @@ def configured_paths(config: Config) -> list[tuple[str, Path, str]]:
     """(key, path, topic of the advice) of every input that the configuration names."""
     paths = [
         ("model.pretrained", Path(config.model.pretrained), "model.pretrained"),
-        ("data.train", config.data.train, "data.train"),
+        *(("data.train", corpus.path, "data.train") for corpus in config.data.train),
     ]
     for key, folder in (("noise", config.data.noise), ("room_responses", config.data.room_responses)):
         if folder is not None:

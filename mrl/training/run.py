@@ -13,7 +13,7 @@ from mrl.data.assemble import RunData, assemble
 from mrl.data.demo import prepare_demo
 from mrl.device import choose_device
 from mrl.errors import CheckpointError
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import SlicedLoss, build_loss
 from mrl.models.download import resolve
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.head import MatryoshkaHead
@@ -27,7 +27,7 @@ from mrl.training.resume import Resumed, require_same_data, resume_from
 from mrl.training.summary import write_summary
 from mrl.training.tracking import Tracker
 from mrl.training.trainer import Trainer
-from mrl.training.warm_start import build_classifier, sample_size, warm_start
+from mrl.training.warm_start import sample_size, warm_start
 
 
 def train(config: Config, source: str, resume: str | None, *, allow_config_change: bool = False) -> None:
@@ -117,7 +117,7 @@ def _fresh_trainer(
 
 def _warm_started(
     config: Config, released: ReleasedModel, data: RunData, device: torch.device, tracker: Tracker
-) -> tuple[SpeakerEncoder, SlicedMarginClassifier]:
+) -> tuple[SpeakerEncoder, SlicedLoss]:
     parameters = sum(parameter.numel() for parameter in released.parameters())
     tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
     with tracker.progress("warm start", sample_size(config, data.train)) as bar:
@@ -129,7 +129,7 @@ def _resumed_trainer(
 ) -> Trainer:
     content, source = resumed.content, resumed.source
     encoder = encoder_from_checkpoint(content, source, config.model.dropout).to(device)
-    classifier = build_classifier(config, len(data.train.speakers)).to(device)
+    classifier = build_loss(config, len(data.train.speakers)).to(device)
     try:
         classifier.load_state_dict(content["classifier"])
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from mrl.config import Config
 from mrl.config_file import config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import SlicedLoss
 from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.checkpoint import CheckpointFolder, link_file
@@ -28,7 +28,7 @@ class RunCheckpoints:
         self,
         config: Config,
         encoder: SpeakerEncoder,
-        classifier: SlicedMarginClassifier,
+        classifier: SlicedLoss,
         data: RunData,
         tracker: Tracker,
         run_id: str | None = None,

@@ -10,11 +10,11 @@ from mrl.data.assemble import RunData
 from mrl.data.augment import Augmenter
 from mrl.data.loading import Batch, CropDataset, EpochBatches, make_loader
 from mrl.errors import TrainingError
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import SlicedLoss, Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState
-from mrl.training.stages import StagePlan
+from mrl.training.schedules import StagePlan
 from mrl.training.tracking import Tracker
 from mrl.training.updater import NonFiniteError, StepValues, Updater
 
@@ -27,7 +27,7 @@ class StageRunner:
         config: Config,
         plan: StagePlan,
         encoder: SpeakerEncoder,
-        classifier: SlicedMarginClassifier,
+        classifier: SlicedLoss,
         data: RunData,
         checkpoints: RunCheckpoints,
         tracker: Tracker,
@@ -40,7 +40,7 @@ class StageRunner:
         self._checkpoints = checkpoints
         self._tracker = tracker
         self._dims = classifier.dims
-        self._device = classifier.class_vectors.device
+        self._device = encoder.head.linear.weight.device
         self._augmenter = Augmenter(
             stage.augmentation, seed=seed, noise=data.noise, rooms=data.rooms, sample_rate=SAMPLE_RATE
         )
@@ -81,7 +81,9 @@ class StageRunner:
         waveforms = self._augmenter.apply(waveforms, batch.plan)
         stage_step = state.stage_epoch * self._plan.steps_per_epoch + index
         try:
-            return self.updater.update(waveforms, speakers, stage_step=stage_step, run_step=state.step)
+            return self.updater.update(
+                waveforms, Targets(speakers), stage_step=stage_step, run_step=state.step
+            )
         except NonFiniteError as error:
             raise self._with_evidence(error, batch, state, best) from None
 
@@ -91,7 +93,7 @@ class StageRunner:
             "train/loss": values.loss,
             **{f"train/loss_{dim}": loss for dim, loss in per_prefix},
             **{f"train/learning_rate_{part}": value for part, value in values.rates.items()},
-            "train/margin": values.margin,
+            "train/margin": values.settings.margins[-1],
             "train/gradient_norm": values.gradient_norm,
             "train/utterances_per_second": rate,
             "train/data_wait_share": wait_share,

@@ -10,13 +10,14 @@ from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
 from mrl.evaluation.report import RESULT_COLUMNS, result_metrics, result_rows
 from mrl.evaluation.verification import VerificationResult, verify
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import SlicedLoss
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState
+from mrl.training.schedules import StagePlan, plan_stages
 from mrl.training.selection import full_size_eer, mean_eer, rank
 from mrl.training.stage_runner import StageRunner
-from mrl.training.stages import StagePlan, enter_stage, plan_stages
+from mrl.training.stages import enter_stage
 from mrl.training.tracking import Tracker
 
 PRETRAINED = "pretrained"
@@ -36,7 +37,7 @@ class Trainer:
         self,
         config: Config,
         encoder: SpeakerEncoder,
-        classifier: SlicedMarginClassifier,
+        classifier: SlicedLoss,
         data: RunData,
         tracker: Tracker,
         *,
@@ -52,7 +53,7 @@ class Trainer:
         self.data = data
         self.tracker = tracker
         self.checkpoints = RunCheckpoints(config, encoder, classifier, data, tracker, run_id)
-        self.plans = plan_stages(config.stages, len(data.train), config.loss.margin)
+        self.plans = plan_stages(config, len(data.train))
         self.state = state or RunState()
         self.best = best
         self._baseline = baseline

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from mrl.config import RuntimeConfig
 from mrl.errors import TrainingError
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import PrefixSettings, SlicedLoss, Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.randomness import seed_of
-from mrl.training.stages import StagePlan, margin_at, parameter_groups, rate_factor_at
+from mrl.training.optimizer import build_optimizer
+from mrl.training.schedules import StagePlan, rate_factor_at, settings_at
 
 _MAX_SKIPPED_IN_A_ROW = 25
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,7 +37,7 @@ class StepValues(NamedTuple):
     loss: float
     loss_per_prefix: list[float]
     gradient_norm: float
-    margin: float
+    settings: PrefixSettings
     rates: dict[str, float]
     skipped: bool  # fp16 only: the gradient overflowed and the loss scale was lowered instead
 
@@ -52,26 +53,24 @@ class Updater:
     def __init__(
         self,
         encoder: SpeakerEncoder,
-        classifier: SlicedMarginClassifier,
+        classifier: SlicedLoss,
         plan: StagePlan,
         runtime: RuntimeConfig,
         seed: int,
     ) -> None:
-        self._device = classifier.class_vectors.device
+        self._device = encoder.head.linear.weight.device
         self._plan = plan
         self._seed = seed
         self._forward: nn.Module = torch.compile(encoder, dynamic=False) if runtime.compile else encoder  # type: ignore[assignment]
         self._classifier = classifier
         self._precision = runtime.precision
         on_gpu = self._device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(encoder, classifier, plan.stage), betas=(0.9, 0.999), fused=on_gpu
-        )
+        self.optimizer = build_optimizer(encoder, classifier, plan.stage, fused=on_gpu)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=runtime.precision == "fp16")
         self._skipped_in_a_row = 0
 
-    def update(self, waveforms: Tensor, speakers: Tensor, *, stage_step: int, run_step: int) -> StepValues:
-        """One update from ``waveforms`` [B, T] and ``speakers`` [B], both on the device.
+    def update(self, waveforms: Tensor, targets: Targets, *, stage_step: int, run_step: int) -> StepValues:
+        """One update from ``waveforms`` [B, T] and their ``targets``, both on the device.
 
         The gradient is that of the mean loss over B, in however many parts it is accumulated. Raises
         :class:`NonFiniteError` before the weights change.
@@ -80,28 +79,28 @@ class Updater:
         torch.manual_seed(
             seed_of(self._seed, "dropout", run_step)
         )  # so that a resumed run draws the same masks
-        margin = margin_at(stage_step, plan)
+        settings = settings_at(stage_step, plan)
         rates = self._set_rates(rate_factor_at(stage_step, plan))
 
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._accumulate_gradients(waveforms, speakers, margin)
+        losses = self._accumulate_gradients(waveforms, targets, settings)
         self._scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters(), plan.stage.gradient_clip or float("inf"))
         loss, gradient_norm, *per_prefix = torch.stack([losses[0], norm, *losses[1:]]).tolist()
         skipped = self._check_finite(loss, gradient_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return StepValues(loss, per_prefix, gradient_norm, margin, rates, skipped)
+        return StepValues(loss, per_prefix, gradient_norm, settings, rates, skipped)
 
-    def _accumulate_gradients(self, waveforms: Tensor, speakers: Tensor, margin: float) -> Tensor:
+    def _accumulate_gradients(self, waveforms: Tensor, targets: Targets, settings: PrefixSettings) -> Tensor:
         """Backward through the batch part by part; returns [total, per prefix...] of the whole batch, detached."""
         parts = self._plan.stage.accumulate_steps
         losses = torch.zeros(1 + len(self._classifier.dims), device=self._device)
-        for part, labels in zip(waveforms.chunk(parts), speakers.chunk(parts), strict=True):
-            share = len(labels) / len(speakers)
+        for part, labels in zip(waveforms.chunk(parts), targets.chunk(parts), strict=True):
+            share = len(part) / len(waveforms)
             with autocast(self._device, self._precision):
                 embeddings = self._forward(part)
-            terms = self._classifier(embeddings, labels, margin)
+            terms = self._classifier(embeddings, labels, settings)
             self._scaler.scale(terms.total * share).backward()
             losses += share * torch.cat([terms.total.detach()[None], terms.per_prefix])
         return losses

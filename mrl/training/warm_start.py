@@ -13,7 +13,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
 from mrl.data.corpus import Corpus
 from mrl.data.loading import CropDataset, make_loader
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import SlicedClassifier, SlicedLoss, build_loss
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead
 from mrl.models.released import ReleasedModel
@@ -31,19 +31,6 @@ _CROP_SECONDS = 4.0  # close to what the released models saw, long enough for a 
 Advance = Callable[[int], None]
 
 
-def build_classifier(config: Config, num_speakers: int) -> SlicedMarginClassifier:
-    """A classifier with fresh class vectors, as ``config`` describes it."""
-    loss = config.loss
-    return SlicedMarginClassifier(
-        num_speakers,
-        {prefix.dim: prefix.weight for prefix in config.prefixes},
-        kind=loss.type,
-        scale=loss.scale,
-        subcenters=loss.subcenters,
-        label_smoothing=loss.label_smoothing,
-    )
-
-
 def warm_start(
     config: Config,
     released: ReleasedModel,
@@ -51,7 +38,7 @@ def warm_start(
     device: torch.device,
     advance: Advance | None = None,
     say: Callable[[str], None] | None = None,
-) -> tuple[SpeakerEncoder, SlicedMarginClassifier]:
+) -> tuple[SpeakerEncoder, SlicedLoss]:
     """An encoder around the released backbone, its head and class vectors started as ``model.head_init`` says.
 
     ``advance`` is told how many utterances were embedded; :func:`sample_size` says how many there will be.
@@ -76,9 +63,10 @@ def warm_start(
         initialise_head(head, projection, how, rotation)
         embeddings = _turned(embeddings, rotation, config.dims[-1])
 
-    classifier = build_classifier(config, len(corpus.speakers))
-    vectors = class_vectors(embeddings, speakers, len(corpus.speakers), config.seed)
-    classifier.set_class_vectors(vectors, torch_generator(config.seed, "sub-centres"))
+    classifier = build_loss(config, len(corpus.speakers))
+    if isinstance(classifier, SlicedClassifier):
+        vectors = class_vectors(embeddings, speakers, len(corpus.speakers), config.seed)
+        classifier.set_class_vectors(vectors, torch_generator(config.seed, "sub-centres"))
     return encoder.to(device), classifier.to(device)
 
 

@@ -341,7 +341,7 @@ def test_evaluate_agrees_with_the_run(run, workplace, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--checkpoint", "none.pt"], "none.pt: there is no such checkpoint"),
+        (["--checkpoint", "none.pt"], "none.pt: no such file"),
         (["--checkpoint", "released.pt"], "not a checkpoint of this project"),
         (["--checkpoint", "checkpoints/best.pt", "--dims", "64"], "64 is not a prefix: the embedding has 32"),
         (["--checkpoint", "checkpoints/best.pt", "--trials", "no.txt", "--root", "speech"], "no.txt"),

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from mrl.evaluation.scoring import prefix_scores
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead
 from mrl.models.pretrained import build_released
+from mrl.models.released import ReleasedModel
 from mrl.models.warm_start import (
+    HeadInit,
     between_class_rotation,
     class_vectors,
     initialise_head,
     released_projection,
 )
+from tests.conftest import TINY
+
+K = [[3, 3]]
+SECOND: dict[str, Any] = {
+    "F": 24,
+    "C": 4,
+    "causal": "none",
+    "block_1d_type": "conv+att",
+    "block_2d_type": "basic_resnet",
+    "stages_setup": [[[1, 1], 1, 2, K, 12], [[2, 2], 1, 1, K, None], [[1, 2], 1, 1, K, 8]],
+    "spec_params": {"norm_signal": True},
+}
 
 
 def randomise_norms(module: torch.nn.Module, seed: int) -> None:
@@ -28,34 +46,122 @@ def randomise_norms(module: torch.nn.Module, seed: int) -> None:
                 tensor.normal_(0.0, 0.3, generator=generator)
 
 
+def between_class_scatter(prefixes: torch.Tensor, embeddings: torch.Tensor) -> float:
+    """Variance between the means of the speakers, over all directions, of ``prefixes`` of unit ``embeddings``."""
+    unit = prefixes.double() / embeddings.double().norm(dim=1, keepdim=True)
+    means = torch.stack([unit[chosen].mean(0) for chosen in SPEAKERS == SPEAKERS.unique()[:, None]])
+    return (means - means.mean(0)).square().sum(1).mean().item()
+
+
 def cosines(embeddings: torch.Tensor) -> torch.Tensor:
     unit = functional.normalize(embeddings.double(), dim=1)
     return unit @ unit.T
 
 
-@pytest.mark.parametrize("emb_bn", [False, True])
-@pytest.mark.parametrize("embed_dim", [24, 40])
-@pytest.mark.parametrize("widest", [24, 40, 64])
-def test_cosines_at_full_size_are_the_released_ones(tiny_config, emb_bn, embed_dim, widest):
-    released = build_released({**tiny_config, "embed_dim": embed_dim, "emb_bn": emb_bn}, seed=3).eval()
+FAMILIES: dict[str, dict[str, Any]] = {
+    "first": TINY,
+    "first, output layer": {
+        **TINY,
+        "block_1d_type": "att",
+        "block_2d_type": "basic_resnet_fwse",
+        "out_channels": 20,
+        "global_context_att": False,
+    },
+    "first, other pooling": {**TINY, "pooling_func": "TSTP", "spec_params": {"norm_signal": True}},
+    "second": SECOND,
+    "second, 2-d output and as many groups as channels": {
+        **SECOND,
+        "agg_gnorm": True,
+        "return_2d_output": True,
+        "out_channels": 3,
+    },
+    "second, both kinds of output and a number of groups": {**SECOND, "agg_gnorm": 8, "dual_agg": True},
+}
+SPEAKERS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+
+class Start(NamedTuple):
+    """A released model, its embeddings [6, E] of ``waveforms``, and their rotation [E, E]."""
+
+    released: ReleasedModel
+    waveforms: torch.Tensor
+    expected: torch.Tensor
+    rotation: torch.Tensor
+
+    def encoder(self, how: HeadInit, dims: list[int]) -> SpeakerEncoder:
+        head = MatryoshkaHead(self.released.pooled_dim, dims[-1])
+        initialise_head(head, released_projection(self.released), how, self.rotation)
+        return SpeakerEncoder(self.released, head, dims).eval()
+
+
+@torch.no_grad()
+def start(config: dict[str, Any], **options: Any) -> Start:
+    """Half a second of noise from each of three speakers, twice, and a model with lived-in statistics."""
+    released = build_released({**config, **options}, seed=3).eval()
     randomise_norms(released, 4)
-    waveforms = torch.randn(6, 16_000, generator=torch.Generator().manual_seed(5)) * 0.1
-    with torch.no_grad():
-        expected = released(waveforms)
-        speakers = torch.tensor([0, 0, 1, 1, 2, 2])
-        rotation = between_class_rotation(expected, speakers)
-        head = MatryoshkaHead(released.pooled_dim, widest)
-        initialise_head(head, released_projection(released), "rotated", rotation)
-        encoder = SpeakerEncoder(released, head, [8, widest]).eval()
-        ours = encoder(waveforms)
-    torch.testing.assert_close(rotation @ rotation.T, torch.eye(embed_dim), atol=1e-5, rtol=0)
-    if widest >= embed_dim:
-        for dim in range(embed_dim, widest + 1):
-            torch.testing.assert_close(cosines(ours[:, :dim]), cosines(expected), atol=1e-5, rtol=0)
+    waveforms = 0.1 * torch.randn(6, 8_000, generator=torch.Generator().manual_seed(5))
+    # As after training: the statistics of the head's BatchNorm are those of its input. Otherwise an offset
+    # that all utterances share would bring all cosines to 1.
+    pooled = released.pooled(waveforms)
+    released.bn.running_mean.copy_(pooled.mean(0))
+    released.bn.running_var.copy_(pooled.var(0))
+    if released.bn2 is not None:
+        released.bn2.running_var[::2] *= 1e-3  # so small that its eps counts
+    expected = released(waveforms)
+    assert cosines(expected).min() < 0.7
+    return Start(released, waveforms, expected, between_class_rotation(expected, SPEAKERS))
+
+
+@pytest.mark.parametrize("how", ["rotated", "truncated"])
+@pytest.mark.parametrize("emb_bn", [False, True], ids=["linear", "linear and bn2"])
+@pytest.mark.parametrize("embed_dim", [64, 256, 512])
+@pytest.mark.parametrize("feat_type", ["pt", "tf"])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_cosines_at_full_size_are_the_released_ones(family, feat_type, embed_dim, emb_bn, how):
+    it = start(FAMILIES[family], feat_type=feat_type, embed_dim=embed_dim, emb_bn=emb_bn)
+    for widest in (embed_dim, embed_dim + 64):
+        ours = it.encoder(how, [8, widest])(it.waveforms)
+        torch.testing.assert_close(cosines(ours), cosines(it.expected), atol=1e-5, rtol=0)
         assert (ours[:, embed_dim:] == 0).all()
-    else:
-        turned = expected @ rotation.T
-        torch.testing.assert_close(cosines(ours), cosines(turned[:, :widest]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("emb_bn", [False, True], ids=["linear", "linear and bn2"])
+@pytest.mark.parametrize("embed_dim", [64, 256, 512])
+@pytest.mark.parametrize("family", ["first", "second"])
+@torch.no_grad()
+def test_a_widest_prefix_below_the_embedding_is_its_turned_start_and_rotated_keeps_more_than_truncated(
+    family, embed_dim, emb_bn
+):
+    it = start(FAMILIES[family], embed_dim=embed_dim, emb_bn=emb_bn)
+    turned = it.expected @ it.rotation.T
+    close = {"atol": 1e-5 * it.expected.norm(dim=1).max().item(), "rtol": 0}
+    torch.testing.assert_close(it.rotation @ it.rotation.T, torch.eye(embed_dim), atol=1e-5, rtol=0)
+    full = between_class_scatter(it.expected, it.expected)
+    for widest in (8, embed_dim // 2):
+        rotated = it.encoder("rotated", [4, widest])(it.waveforms)
+        truncated = it.encoder("truncated", [4, widest])(it.waveforms)
+        torch.testing.assert_close(rotated, turned[:, :widest], **close)
+        torch.testing.assert_close(truncated, it.expected[:, :widest], **close)
+        # Three speakers differ along two directions, which the rotation puts first.
+        assert between_class_scatter(rotated, it.expected) > 0.99 * full
+        assert between_class_scatter(truncated, it.expected) < 0.8 * full
+
+
+@pytest.mark.parametrize("how", ["rotated", "truncated"])
+@pytest.mark.parametrize("family", ["first", "second"])
+@torch.no_grad()
+def test_every_prefix_from_the_embedding_to_the_widest_scores_what_the_released_model_scores(family, how):
+    it = start(FAMILIES[family], embed_dim=192, emb_bn=True)
+    encoder = it.encoder(how, [64, 192, 256])
+    first, second = np.triu_indices(6, k=1)
+    released = prefix_scores(it.expected.numpy(), first, second, [192])
+    ours = prefix_scores(encoder(it.waveforms).numpy(), first, second, [64, 192, 200, 255, 256])
+    np.testing.assert_allclose(ours[1:], np.repeat(released, 4, axis=0), atol=1e-5, rtol=0)
+    assert np.abs(ours[0] - released).max() > 1e-3
+    for dim in (192, 256):
+        unit = encoder.embed(it.waveforms, dim)
+        torch.testing.assert_close((unit @ unit.T).double(), cosines(it.expected), atol=1e-5, rtol=0)
 
 
 def test_truncated_keeps_the_released_coordinates(released):

@@ -89,10 +89,10 @@ class Bomb:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda path: None, "there is no such checkpoint"),
+        (lambda path: None, "no such file"),
         (lambda path: path.write_bytes(b""), "not a readable checkpoint"),
-        (lambda path: path.write_text("<html>404</html>"), "not a readable checkpoint"),
-        (lambda path: path.write_bytes(pickle.dumps(Bomb())), "not a readable checkpoint"),
+        (lambda path: path.write_text("<html>404</html>"), "a web page, not a checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps(Bomb())), "code is never run here"),
         (
             lambda path: torch.save({"model_config": {}, "state_dict": {}}, path),
             "belongs in model.pretrained",

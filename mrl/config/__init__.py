@@ -1,0 +1,39 @@
+"""The typed configuration: every key that a YAML file may hold, with its unit and its default.
+
+Objects are frozen; nothing writes to a configuration after it is built. How files, ``extends:``, ``${VAR}``
+and ``--set`` become a :class:`Config` stands in :mod:`mrl.config_file`.
+"""
+
+from mrl.config.augmentation import AugmentationConfig
+from mrl.config.base import Section
+from mrl.config.data import (
+    CorpusConfig,
+    DataConfig,
+    DemoConfig,
+    ValidationConfig,
+    ValidationListConfig,
+)
+from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
+from mrl.config.run import CheckpointConfig, Config, LoggingConfig, RuntimeConfig
+from mrl.config.stage import AverageConfig, LearningRates, LoraConfig, StageConfig
+
+__all__ = [
+    "AugmentationConfig",
+    "AverageConfig",
+    "CheckpointConfig",
+    "Config",
+    "CorpusConfig",
+    "DataConfig",
+    "DemoConfig",
+    "LearningRates",
+    "LoggingConfig",
+    "LoraConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PrefixConfig",
+    "RuntimeConfig",
+    "Section",
+    "StageConfig",
+    "ValidationConfig",
+    "ValidationListConfig",
+]

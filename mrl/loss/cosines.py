@@ -1,0 +1,34 @@
+"""Cosines at every prefix for the price of one.
+
+Shapes: B batch, D widest prefix, C class vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+# Squared lengths below this count as this: an all-zero prefix then has cosine 0 and a finite gradient.
+_SMALLEST_SQUARE = 1e-12
+
+
+def prefix_cosines(embeddings: Tensor, class_vectors: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
+    """Cosines [B, C] of ``embeddings`` [B, D] with ``class_vectors`` [C, D], for each prefix in ``dims`` (ascending).
+
+    Dot products and squared lengths over a prefix are those over the prefix before plus those over the block
+    between, so all prefixes together cost one D-wide product.
+    """
+    dots = embeddings.new_zeros(())
+    squares_e = embeddings.new_zeros(())
+    squares_w = embeddings.new_zeros(())
+    start = 0
+    for dim in dims:
+        block_e, block_w = embeddings[:, start:dim], class_vectors[:, start:dim]
+        dots = dots + block_e @ block_w.T
+        squares_e = squares_e + block_e.square().sum(1)
+        squares_w = squares_w + block_w.square().sum(1)
+        lengths_e = squares_e.clamp_min(_SMALLEST_SQUARE).rsqrt()
+        lengths_w = squares_w.clamp_min(_SMALLEST_SQUARE).rsqrt()
+        yield dots * lengths_e[:, None] * lengths_w[None, :]
+        start = dim

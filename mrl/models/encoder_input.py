@@ -1,0 +1,111 @@
+"""What an encoder takes: waveforms, checked, and files as batches of equally long log-mel images.
+
+Padding would change what is pooled over time, and so the embedding. Only files with the same number of mel
+frames share a batch, and the mel image of each is made alone.
+
+Shapes: B batch, T samples at 16 kHz, F mel bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrl.audio import SAMPLE_RATE, num_samples
+from mrl.errors import AudioError
+from mrl.models.released import Trunk
+from mrl.read_ahead import map_ahead, read_ahead
+
+_USUAL_SECONDS = 10  # of a file in a full batch; longer ones share a batch with fewer
+
+
+def waveform_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
+    """``waveform`` [T] or [B, T] as a float32 tensor [B, T], on the device where it is.
+
+    Raises:
+        TypeError: neither a tensor nor a numpy array, or its numbers are not floating point.
+        ValueError: another number of dimensions, or it holds NaN or infinity.
+    """
+    if isinstance(waveform, Tensor):
+        floating = waveform.is_floating_point()
+    elif isinstance(waveform, np.ndarray):
+        floating = np.issubdtype(waveform.dtype, np.floating)
+    else:
+        raise TypeError(f"a waveform is a torch tensor or a numpy array, not {type(waveform).__name__}")
+    if not floating:
+        raise TypeError(
+            f"the waveform's numbers are {waveform.dtype}: give floating-point samples in [-1, 1] "
+            "(divide int16 by 32768)"
+        )
+    if waveform.ndim not in (1, 2):
+        raise ValueError(f"a waveform is [T] or a batch [B, T], not of shape {list(waveform.shape)}")
+    if isinstance(waveform, np.ndarray):
+        # Copied, because tensors cannot share negative strides, foreign byte orders or read-only memory.
+        with np.errstate(over="ignore"):
+            waveform = torch.from_numpy(np.array(waveform, dtype=np.float32, order="C"))
+    batch = torch.atleast_2d(waveform).float()
+    if not batch.isfinite().all():
+        raise ValueError("the waveform holds NaN or infinity")
+    return batch
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Turn the ValueError that a model raises about a waveform into an AudioError that names its file."""
+    try:
+        yield
+    except ValueError as error:
+        raise AudioError(f"{path}: {error}") from None
+
+
+def mel_batches(
+    trunk: Trunk, paths: Sequence[Path], batch_size: int, workers: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Log-mel images [B, F, frames] of whole files, each batch with the places of its files in ``paths``.
+
+    The longest come first, so that a memory that is too small shows at once. All headers are read before.
+
+    Args:
+        trunk: makes the images, on its device.
+        paths: files to read.
+        batch_size: files in a batch, at most; of files longer than ten seconds there are fewer, so that a
+            batch is never longer than this many times ten seconds, or than one file.
+        workers: threads that read; at most twice as many waveforms are held.
+
+    Raises:
+        AudioError: a file that cannot be read or is too short for the model; names it.
+    """
+    lengths = []
+    for path, length in zip(paths, map_ahead(num_samples, paths, workers), strict=True):
+        with naming(path):
+            trunk.require_samples(length)
+        lengths.append(length)
+    order = sorted(range(len(paths)), key=lengths.__getitem__, reverse=True)
+    places: list[int] = []
+    mels: list[Tensor] = []
+    waveforms = read_ahead([paths[place] for place in order], workers)
+    for place, waveform in zip(order, waveforms, strict=True):
+        mel = _mel(trunk, waveform, paths[place])
+        room = max(1, min(batch_size, batch_size * _USUAL_SECONDS * SAMPLE_RATE // len(waveform)))
+        if mels and (len(mels) >= room or mel.shape != mels[0].shape):
+            yield places, torch.stack(mels)
+            places, mels = [], []
+        places.append(place)
+        mels.append(mel)
+    if mels:
+        yield places, torch.stack(mels)
+
+
+def _mel(trunk: Trunk, waveform: NDArray[np.float32], path: Path) -> Tensor:
+    """The image [F, frames] of one waveform [T], cut to whole strides as the backbone would cut it."""
+    device = next(trunk.parameters()).device
+    with naming(path):
+        mel = trunk.mel(torch.from_numpy(waveform).to(device)[None])[0]
+    return mel[:, : mel.shape[1] // trunk.backbone.frame_stride * trunk.backbone.frame_stride]
