@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mrl.audio import SAMPLE_RATE, load_decoder, read, read_crop
+from mrl.audio import SAMPLE_RATE, load_decoder, num_samples, read, read_crop
 from mrl.errors import AudioError
 
 _POSITIONS = (0.0, 0.31, 0.5, 0.77, 0.999999)
@@ -74,6 +74,21 @@ def test_max_samples_reads_the_first_part(tmp_path: Path) -> None:
     path = write(tmp_path / "a.flac", noise(5000))
     np.testing.assert_array_equal(read(path, max_samples=1234), read(path)[:1234])
     assert len(read(path, max_samples=9999)) == 5000
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100, 12_347])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_the_header_tells_how_many_samples_are_read(tmp_path: Path, suffix: str, rate: int) -> None:
+    if suffix == "ogg" and rate == 12_347:
+        rate = 48_000
+    path = write(tmp_path / f"a.{suffix}", noise(5001, channels=2), rate)
+    assert num_samples(path) == len(read(path)) == -(-5001 * SAMPLE_RATE // rate)
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mp3", "opus"])
+def test_lossy_files_tell_how_many_samples_are_read(tmp_path: Path, suffix: str) -> None:
+    path = encode(write(tmp_path / "a.wav", noise(50_000), 44_100), tmp_path / f"a.{suffix}")
+    assert num_samples(str(path)) == len(read(path)) > 16_000
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -201,6 +216,7 @@ def test_streamed_files_state_no_length_and_are_read(tmp_path: Path) -> None:
             command = [ffmpeg, "-loglevel", "error", "-i", source, "-f", suffix, "-"]
             subprocess.run(command, stdout=file, check=True)
         np.testing.assert_array_equal(read(piped), read(source))
+        assert num_samples(piped) == 50_000
         assert_crops_are_slices(piped, 16_000)
 
 
@@ -252,6 +268,20 @@ def test_every_failure_is_one_line_that_names_the_file(tmp_path: Path) -> None:
                 attempt(path)
             assert str(caught.value).startswith(f"{path}: ")
             assert "\n" not in str(caught.value)
+
+
+def test_a_length_that_the_header_does_not_tell_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    cases = {
+        tmp_path / "missing.wav": "no such file",
+        tmp_path / "empty.wav": r"empty \(0 bytes\)",
+        write(tmp_path / "none.wav", noise(0)): "it holds no samples",
+        _cut(write(tmp_path / "cut.wav", noise(9000)), 0.5): "cut short",
+    }
+    for path, reason in cases.items():
+        with pytest.raises(AudioError, match=reason) as caught:
+            num_samples(path)
+        assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_a_file_without_permission_is_said_to_be(tmp_path: Path) -> None:

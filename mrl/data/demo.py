@@ -30,15 +30,6 @@ GENERATOR_VERSION = 1
 MARKER = "demo.json"
 """Stands in the folder of a complete corpus and says what it is."""
 
-POPULATION = 2026
-"""Seed of the voices and rooms that the demo and its pretrained encoder draw from."""
-
-VALIDATION_SPEAKERS = 5_000
-"""Number of the first speaker of the demo's validation; its training speakers count from 0."""
-
-PRETRAINING_SPEAKERS = 10_000
-"""Number of the first speaker that the demo's encoder was pretrained on."""
-
 POPULATION = 1
 """Seed of the voices and rooms of a demo run. Weights to start it from must come from another population."""
 

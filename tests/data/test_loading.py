@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import mrl.data.loading as loading
-from mrl.audio import SAMPLE_RATE, read, read_crop
+from mrl.audio import SAMPLE_RATE, read_crop
 from mrl.data.corpus import Corpus, scan
-from mrl.data.loading import Batch, Crop, CropDataset, EpochBatches, collate, make_loader, read_ahead
+from mrl.data.loading import Batch, Crop, CropDataset, EpochBatches, collate, make_loader
 from mrl.errors import AudioError, DataError
 from mrl.randomness import numpy_generator
 
