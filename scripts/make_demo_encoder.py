@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from mrl.audio import SAMPLE_RATE
-from mrl.config import AugmentationConfig
+from mrl.config import AugmentationConfig, CorpusConfig, DataConfig
 from mrl.console import Console
 from mrl.data.augment import Augmenter
+from mrl.data.clips import ClipBanks
 from mrl.data.corpus import scan
 from mrl.data.demo import POPULATION, DemoPlan, write_demo_corpus
-from mrl.data.loading import CropDataset, EpochBatches, make_loader
+from mrl.data.epoch_batches import EpochBatches
+from mrl.data.loading import CropDataset, make_loader
+from mrl.data.sampling import Sampling
 from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier, Targets
 from mrl.models.pretrained import build_released, save_released
 
@@ -67,8 +70,9 @@ def train(model: nn.Module, root: Path, epochs: int, console: Console) -> None:
     dim = MODEL_CONFIG["embed_dim"]
     assert isinstance(dim, int)
     classifier = SlicedClassifier(len(corpus.speakers), [dim], [MarginSoftmax()], [30.0])
-    augmenter = Augmenter(AUGMENTATION, seed=SEED, noise=None, rooms=None, sample_rate=SAMPLE_RATE)
-    batches = EpochBatches(len(corpus), BATCH, SEED)
+    augmenter = Augmenter(AUGMENTATION, seed=SEED, banks=ClipBanks())
+    plain = DataConfig(train=(CorpusConfig(path=root),))
+    batches = EpochBatches(Sampling(corpus, plain, SEED), BATCH)
     loader = make_loader(CropDataset(corpus, round(CROP_SECONDS * SAMPLE_RATE), SEED), batches, 0, False)
     optimizer = torch.optim.AdamW([*model.parameters(), *classifier.parameters()], weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -45,7 +45,7 @@ def test_prefixes_are_sorted_with_their_weights(tmp_path):
     config = load_config(write(tmp_path, BASE))
     assert [(prefix.dim, prefix.weight) for prefix in config.prefixes] == [(8, 2.0), (16, 1.0)]
     assert config.stages[0].learning_rate.classifier == 1e-3  # YAML reads 1e-3 as text
-    assert config.data.train == Path("speech")
+    assert [corpus.path for corpus in config.data.train] == [Path("speech")]
 
 
 def test_the_configuration_is_frozen(tmp_path):
@@ -96,7 +96,7 @@ def test_all_problems_come_at_once_with_file_and_key(tmp_path):
         ("stages.head.train=[head, backbone]", "learning_rate lacks a rate for backbone"),
         ("stages.head.accumulate_steps=3", "batch_size 8 is not a multiple of accumulate_steps 3"),
         ("stages.head.warmup_epochs=5", "warmup_epochs 5 is more than epochs 2"),
-        ("stages.head.margin=1.6", "stages.head: an aam margin is in radians, below pi/2"),
+        ("stages.head.margin=1.6", "stages.head: a margin on the angle is in radians, below pi/2"),
         ("checkpoints.select_by=eer_99", "expected one of mean_eer, eer_8, eer_16"),
         ("prefixes=[{dim: 8}, {dim: 8}]", "prefixes: dim 8 stands twice"),
         ("validation.lists.held-out.trials=list.txt", "trials needs root"),
@@ -145,7 +145,7 @@ def test_variables(tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECH", "/mnt/speech")
     text = BASE.replace("train: speech", 'train: "${SPEECH}/train"').replace("seed: 7", 'seed: "${SEED:-11}"')
     config = load_config(write(tmp_path, text))
-    assert (config.data.train, config.seed) == (Path("/mnt/speech/train"), 11)
+    assert (config.data.train[0].path, config.seed) == (Path("/mnt/speech/train"), 11)
 
 
 @pytest.mark.parametrize(

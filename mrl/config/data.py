@@ -70,6 +70,13 @@ class DataConfig(Section):
             raise ValueError("train: give a weight to every corpus or to none")
         if len(self.train) > 1:
             require_unique(tuple(corpus.label for corpus in self.train))
+        elif self.train[0].weight is not None:
+            raise ValueError("train: a weight does nothing where there is one corpus; leave it out")
+        if self.max_utterances_per_speaker is not None and self.train[0].weight is not None:
+            raise ValueError(
+                "train: a weight fixes how much of an epoch is of a corpus, max_utterances_per_speaker how much is "
+                "of a speaker; give one of them, or weights with balance: speakers"
+            )
         return self
 
 
@@ -82,6 +89,8 @@ class ValidationListConfig(Section):
     """Trial list, one ``label enrolment test`` a line."""
     hold_out_speakers: Count | None = None
     """Instead of ``root``: hold so many speakers of ``data.train`` out and make a list of them."""
+    hold_out_from: Name | None = None
+    """... of the corpus of this name only; null: of any."""
     targets_per_speaker: Count = 50
     """Made lists: target trials for each speaker (fewer where the recordings give fewer)."""
     nontargets_per_target: Count = 2
@@ -97,6 +106,8 @@ class ValidationListConfig(Section):
             raise ValueError("give either root (with or without trials) or hold_out_speakers")
         if self.trials is not None and self.root is None:
             raise ValueError("trials needs root, the folder that its paths start from")
+        if self.hold_out_speakers is None:
+            require_default(self, ("hold_out_from",), "does nothing without hold_out_speakers")
         if not self.guard:
             require_default(self, ("tolerance",), "does nothing without guard: true")
         return self

@@ -69,6 +69,8 @@ class LossConfig(Section):
     def _options_fit_the_type(self) -> LossConfig:
         if self.inter_top_k < 0:
             raise ValueError(f"inter_top_k must not be negative, not {self.inter_top_k}")
+        if not self.sphereface2_positive_share:
+            raise ValueError("sphereface2_positive_share must be above 0: nothing would draw a target closer")
         if not self.inter_top_k:
             require_default(self, ("inter_top_k_penalty",), "does nothing without inter_top_k")
         for key, types in _OPTIONS.items():

@@ -125,6 +125,13 @@ class Config(Section):
                 )
         if self.model.teacher is not None and not any(stage.teacher_weight for stage in self.stages):
             problems.append("model.teacher does nothing: no stage has a teacher_weight")
+        labels = [corpus.label for corpus in self.data.train]
+        problems += [
+            f"validation.lists.{entry.name}: hold_out_from names {entry.hold_out_from}, data.train has "
+            f"{', '.join(labels)}"
+            for entry in self.validation.lists
+            if entry.hold_out_from is not None and entry.hold_out_from not in labels
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -140,6 +147,8 @@ class Config(Section):
             problems.append(f"stages.{stage.name}: learning_rate lacks a rate for classifier")
         if not self.loss.has_classes:
             problems += self._problems_of_pairs(stage, has_rate)
+        if self.loss.inter_top_k and not any(margin for margin in margins if margin is not None):
+            problems.append(f"stages.{stage.name}: loss.inter_top_k does nothing where the margin is 0")
         for dim in stage.prefix_start:
             if dim not in self.dims:
                 problems.append(f"stages.{stage.name}: prefix_start names {dim}, which is no prefix")

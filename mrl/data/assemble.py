@@ -10,9 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from mrl.config import Config, DataConfig, ValidationListConfig
-from mrl.data.clips import ClipBank
+from mrl.data.clips import ClipBanks
 from mrl.data.corpus import Corpus, scan
-from mrl.data.trials import TrialList, check_audio_exists, generate_trials, read_trials, write_trials
+from mrl.data.held_out import split_utterances
+from mrl.data.joining import common_root, join_corpora
+from mrl.data.overlap import shared_speakers, speakers_of
+from mrl.data.readable import check_audio_readable
+from mrl.data.sampling import stage_sampling
+from mrl.data.trial_making import generate_trials, target_speakers_of_one_session
+from mrl.data.trials import TrialList, check_audio_exists, read_trials, write_trials
 from mrl.errors import DataError
 from mrl.randomness import numpy_generator
 
@@ -23,46 +29,58 @@ _SECONDS_BETWEEN_SCAN_LINES = 5.0
 
 @dataclass(frozen=True)
 class RunData:
-    """``train`` holds none of the speakers of ``validation``."""
+    """``train`` holds none of the speakers of ``validation``, unless the run is a diagnosis."""
 
     train: Corpus
     validation: tuple[TrialList, ...]
-    noise: ClipBank | None = None
-    rooms: ClipBank | None = None
+    banks: ClipBanks
+    held_out: Corpus | None = None
+    """Utterances of the speakers of ``train``, with the same speaker numbers, that it is not trained on."""
+    diagnostic: bool = False
+    """Validation speakers are trained on too: the scores say nothing of new speakers."""
 
 
 def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
-    """Scan the corpora, hold speakers out, read or make the trial lists, and check what must hold.
+    """Scan the corpora, hold speakers and utterances out, read or make the trial lists, and check what must hold.
 
     Made lists are written to the log folder, so that they can be read and cited,
-    unless ``write_lists`` is false. Raises DataError for a
-    folder without speech, a bad list, a missing audio file, and a speaker both in training and in validation.
+    unless ``write_lists`` is false. Raises DataError for a folder without speech, corpora within each other, a bad
+    list, audio files of a list that are missing or cannot be opened, a speaker both in training and in
+    validation, and speakers too few for the batches of a stage.
     """
-    train = _scan(config.data, config.data.train[0].path, say)
+    whole = join_corpora({corpus.label: _scan(config.data, corpus.path, say) for corpus in config.data.train})
+    train = whole
     lists: list[TrialList] = []
     for entry in config.validation.lists:
         if entry.hold_out_speakers is not None:
-            train, trials = _hold_out(train, entry, entry.hold_out_speakers, config.seed)
+            train, held_out = _hold_out(train, entry, entry.hold_out_speakers, config)
+            trials = _make_list(held_out, entry, config.seed, say)
         elif entry.trials is not None:
             assert entry.root is not None  # held by the configuration
             trials = read_trials(entry.trials, entry.root, entry.name)
             check_audio_exists(trials)
         else:
             assert entry.root is not None
-            trials = _make_list(_scan(config.data, entry.root, say), entry, config.seed)
+            trials = _make_list(_scan(config.data, entry.root, say), entry, config.seed, say)
+        lists.append(trials)
+    if config.data.include_validation_speakers:
+        train = whole
+        _say_diagnosis(train, lists, say)
+    else:
+        for trials in lists:
+            _require_disjoint(train, trials)
+    check_audio_readable(lists)
+    utterances_held_out = None
+    if config.data.held_out_share:
+        train, utterances_held_out = split_utterances(train, config.data.held_out_share, config.seed)
+    for stage in config.stages:
+        stage_sampling(config, stage, train)
+    for entry, trials in zip(config.validation.lists, lists, strict=True):
         if entry.trials is None and write_lists:
             write_trials(trials, made_list_path(config, entry.name))
-        lists.append(trials)
-    for trials in lists:
-        _require_disjoint(train, trials)
-    _say_what_there_is(train, lists, say)
-    noise, rooms = config.data.noise, config.data.room_responses
-    return RunData(
-        train,
-        tuple(lists),
-        None if noise is None else ClipBank.from_folder(noise, "noise"),
-        None if rooms is None else ClipBank.from_folder(rooms, "room_responses"),
-    )
+    _say_what_there_is(config.data, train, utterances_held_out, lists, say)
+    diagnostic = config.data.include_validation_speakers
+    return RunData(train, tuple(lists), ClipBanks.of(config.data), utterances_held_out, diagnostic)
 
 
 def configured_lists(config: Config, fingerprints: Mapping[str, str]) -> tuple[TrialList, ...]:
@@ -73,7 +91,8 @@ def configured_lists(config: Config, fingerprints: Mapping[str, str]) -> tuple[T
     """
     lists = []
     for entry in config.validation.lists:
-        root = config.data.train[0].path if entry.root is None else entry.root
+        train = [corpus.path for corpus in config.data.train]
+        root = common_root(train) if entry.root is None else entry.root
         path = made_list_path(config, entry.name) if entry.trials is None else entry.trials
         trials = read_trials(path, root, entry.name)
         if trials.fingerprint() != fingerprints.get(entry.name):
@@ -115,32 +134,46 @@ class _ScanReport:
             self._say(f"scanning {self._root}: {self._found:,} utterances so far, {rate:,.0f}/s")
 
 
-def _hold_out(train: Corpus, entry: ValidationListConfig, count: int, seed: int) -> tuple[Corpus, TrialList]:
-    """Take ``count`` speakers with at least two utterances out of ``train`` and make a list of them."""
+def _hold_out(
+    train: Corpus, entry: ValidationListConfig, count: int, config: Config
+) -> tuple[Corpus, Corpus]:
+    """``train`` without ``count`` speakers who have at least two utterances, and these alone."""
     per_speaker = np.bincount(train.speaker_ids, minlength=len(train.speakers))
-    eligible = [name for name, utterances in zip(train.speakers, per_speaker, strict=True) if utterances > 1]
+    may_go = per_speaker > 1
+    if entry.hold_out_from is not None and len(config.data.train) > 1:
+        labels = [corpus.label for corpus in config.data.train]
+        may_go &= train.corpus_of_speaker == labels.index(entry.hold_out_from)
+    eligible = [name for name, may in zip(train.speakers, may_go, strict=True) if may]
     if len(eligible) < count or len(train.speakers) - count < 2:
+        whose = "" if entry.hold_out_from is None else f"of {entry.hold_out_from} "
         raise DataError(
             f"validation list {entry.name}: hold_out_speakers is {count}, but of the {len(train.speakers)} "
-            f"speakers of data.train {len(eligible)} have two utterances or more, and two must stay to train on"
+            f"speakers of data.train {len(eligible)} {whose}have two utterances or more, and two must stay to "
+            "train on"
         )
-    chosen = numpy_generator(seed, "hold out", entry.name).choice(eligible, size=count, replace=False)
-    train, held_out = train.split_speakers({str(name) for name in chosen})
-    return train, _make_list(held_out, entry, seed)
+    chosen = numpy_generator(config.seed, "hold out", entry.name).choice(eligible, size=count, replace=False)
+    return train.split_speakers({str(name) for name in chosen})
 
 
-def _make_list(corpus: Corpus, entry: ValidationListConfig, seed: int) -> TrialList:
-    return generate_trials(
+def _make_list(corpus: Corpus, entry: ValidationListConfig, seed: int, say: Say) -> TrialList:
+    trials = generate_trials(
         corpus,
         seed=seed,
         name=entry.name,
         targets_per_speaker=entry.targets_per_speaker,
         nontargets_per_target=entry.nontargets_per_target,
     )
+    within, speakers = target_speakers_of_one_session(corpus)
+    if within:
+        say(
+            f"validation {entry.name}: {within} of {speakers} speakers with target trials have one session, so "
+            "their trials stay within it: its EER is optimistic; put each session in a folder of its own"
+        )
+    return trials
 
 
 def _require_disjoint(train: Corpus, trials: TrialList) -> None:
-    if shared := sorted(set(train.speakers) & trials.speakers()):
+    if shared := shared_speakers(train, trials):
         named = ", ".join(shared[:_SPEAKERS_NAMED]) + (", ..." if len(shared) > _SPEAKERS_NAMED else "")
         raise DataError(
             f"{len(shared)} speakers are in data.train ({train.root}) and in the validation list "
@@ -148,10 +181,39 @@ def _require_disjoint(train: Corpus, trials: TrialList) -> None:
         )
 
 
-def _say_what_there_is(train: Corpus, lists: list[TrialList], say: Say) -> None:
+def _say_diagnosis(train: Corpus, lists: list[TrialList], say: Say) -> None:
+    shared = {trials.name: len(shared_speakers(train, trials)) for trials in lists}
+    if not any(shared.values()):
+        raise DataError(
+            "data.include_validation_speakers: no speaker of a validation list is in data.train, so it does "
+            "nothing; leave it out, or add the folder of these speakers to data.train"
+        )
+    counts = ", ".join(
+        f"{shared[trials.name]} of {len(speakers_of(trials, train))} speakers of {trials.name}"
+        for trials in lists
+    )
+    say(
+        f"DIAGNOSIS ONLY (data.include_validation_speakers): {counts} are trained on; no EER of this run says "
+        "anything of new speakers"
+    )
+
+
+def _say_what_there_is(
+    data: DataConfig, train: Corpus, held_out: Corpus | None, lists: list[TrialList], say: Say
+) -> None:
     say(f"training: {len(train)} utterances of {len(train.speakers)} speakers in {train.root}")
+    if len(data.train) > 1:
+        corpora = train.corpus_of_speaker
+        speakers = np.bincount(corpora, minlength=len(data.train))
+        utterances = np.bincount(corpora[train.speaker_ids], minlength=len(data.train))
+        for number, corpus in enumerate(data.train):
+            share = "" if corpus.weight is None else f", weight {corpus.weight:g}"
+            say(f"  {corpus.label}: {utterances[number]} utterances of {speakers[number]} speakers{share}")
+    if held_out is not None:
+        speakers_held = len(np.unique(held_out.speaker_ids))
+        say(f"held out: {len(held_out)} more utterances of {speakers_held} of these speakers")
     for trials in lists:
         say(
             f"validation {trials.name}: {len(trials.labels)} trials ({trials.num_targets} target), "
-            f"{len(trials.utterances)} utterances of {len(trials.speakers())} speakers in {trials.root}"
+            f"{len(trials.utterances)} utterances of {len(speakers_of(trials, train))} speakers in {trials.root}"
         )

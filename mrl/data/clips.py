@@ -1,17 +1,18 @@
-"""Folders of audio that training mixes in: noise clips and room impulse responses."""
+"""Folders of audio that training mixes in: noise, music and speech clips, and room impulse responses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mrl.audio import AUDIO_SUFFIXES, Samples, read, read_crop
+from mrl.config import DataConfig
 from mrl.errors import AudioError, DataError
 
-Kind = Literal["noise", "room_responses"]
+Kind = Literal["noise", "music", "babble", "room_responses"]
 
 
 class ClipBank:
@@ -71,6 +72,29 @@ class ClipBank:
         except AudioError:
             self.read(index)  # raises, unless the crop failed for its silence alone
             return np.zeros(num_samples, dtype=np.float32)
+
+
+class ClipBanks(NamedTuple):
+    """The banks of a run; None where no folder is configured."""
+
+    noise: ClipBank | None = None
+    music: ClipBank | None = None
+    babble: ClipBank | None = None
+    rooms: ClipBank | None = None
+
+    @classmethod
+    def of(cls, data: DataConfig) -> ClipBanks:
+        """Those that ``data`` names. Raises DataError for a folder that is missing or holds no audio file."""
+
+        def bank(folder: Path | None, kind: Kind) -> ClipBank | None:
+            return None if folder is None else ClipBank.from_folder(folder, kind)
+
+        return cls(
+            noise=bank(data.noise, "noise"),
+            music=bank(data.music, "music"),
+            babble=bank(data.babble, "babble"),
+            rooms=bank(data.room_responses, "room_responses"),
+        )
 
 
 def _is_audio(path: Path) -> bool:

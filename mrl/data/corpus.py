@@ -1,7 +1,7 @@
 """A corpus of speech: ``<root>/<speaker>/**/<file>``, held as arrays.
 
 A million utterances are three arrays, not a million strings: processes that load data share their memory.
-N utterances, S speakers.
+N utterances, S speakers, C corpora joined into one (see :mod:`mrl.data.joining`).
 """
 
 from __future__ import annotations
@@ -29,28 +29,54 @@ class Corpus:
     """Utterances in the order of (speaker, path); ``speaker_ids`` therefore ascend."""
 
     root: Path
-    speakers: tuple[str, ...]  # [S], sorted
+    """The folder of the speakers; of several corpora, the folder that all of them lie in."""
+    speakers: tuple[str, ...]  # [S], sorted; of several corpora <label>/<speaker>, corpus by corpus
     speaker_ids: NDArray[np.int32]  # [N]
-    path_bytes: NDArray[np.uint8]  # the paths below root, one after the other, in the file system's encoding
+    path_bytes: NDArray[
+        np.uint8
+    ]  # paths below the own corpus's folder, joined, in the file system's encoding
     path_offsets: NDArray[np.int64]  # [N + 1], where each begins
     ignored_files: int = 0
     """Audio files directly in ``root``, which belong to no speaker."""
+    folders: tuple[str, ...] = ("",)  # [C], where each corpus lies below root, with forward slashes
+    numbers_of_corpora: NDArray[np.int16] | None = None  # [S], each speaker's place in folders; None: all 0
 
     def __len__(self) -> int:
         return len(self.speaker_ids)
 
+    @cached_property
+    def corpus_of_speaker(self) -> NDArray[np.int16]:
+        """Which of the joined corpora each speaker comes from: [S], all 0 where there is one."""
+        if self.numbers_of_corpora is not None:
+            return self.numbers_of_corpora
+        return np.zeros(len(self.speakers), dtype=np.int16)
+
+    def folder_of(self, utterance: int) -> str:
+        """Where the utterance's corpus lies below ``root``; "" for ``root`` itself."""
+        return self.folders[self.corpus_of_speaker[self.speaker_ids[utterance]]]
+
+    def speaker_folder(self, speaker_id: int) -> str:
+        """The name of a speaker's folder: the speaker's name without the label of a joined corpus."""
+        name = self.speakers[speaker_id]
+        return name if self.numbers_of_corpora is None else name.partition("/")[2]
+
     def relative_path(self, utterance: int) -> str:
         """The path below ``root``, with forward slashes."""
-        start, stop = self.path_offsets[utterance], self.path_offsets[utterance + 1]
-        return os.fsdecode(self.path_bytes[start:stop].tobytes())
+        folder = self.folder_of(utterance)
+        path = self._path_in_corpus(utterance)
+        return f"{folder}/{path}" if folder else path
 
     def path(self, utterance: int) -> Path:
         return self.root / self.relative_path(utterance)
 
     def session_of(self, utterance: int) -> str:
         """The folder below the speaker's; "" for a file directly in the speaker's folder."""
-        parts = self.relative_path(utterance).split("/", 2)
+        parts = self._path_in_corpus(utterance).split("/", 2)
         return parts[1] if len(parts) > 2 else ""
+
+    def _path_in_corpus(self, utterance: int) -> str:
+        start, stop = self.path_offsets[utterance], self.path_offsets[utterance + 1]
+        return os.fsdecode(self.path_bytes[start:stop].tobytes())
 
     def utterances_of(self, speaker_id: int) -> NDArray[np.int64]:
         """The utterances of a speaker, ascending."""
@@ -61,18 +87,28 @@ class Corpus:
         """Where each speaker begins, and where the last one ends: [S + 1]."""
         return np.searchsorted(self.speaker_ids, np.arange(len(self.speakers) + 1)).astype(np.int64)
 
-    def select(self, keep: NDArray[np.bool_]) -> Corpus:
-        """The utterances marked in ``keep`` [N]; speakers left without any go, the others are renumbered."""
+    def subset(self, keep: NDArray[np.bool_]) -> Corpus:
+        """The utterances marked in ``keep`` [N]; all speakers stay, with their numbers."""
         assert keep.shape == (len(self),)
         assert keep.dtype == bool
         lengths = np.diff(self.path_offsets)
-        kept_speakers, speaker_ids = np.unique(self.speaker_ids[keep], return_inverse=True)
         return replace(
             self,
-            speakers=tuple(self.speakers[speaker] for speaker in kept_speakers),
-            speaker_ids=speaker_ids.astype(np.int32),
+            speaker_ids=self.speaker_ids[keep],
             path_bytes=self.path_bytes[np.repeat(keep, lengths)],
             path_offsets=offsets_of(lengths[keep]),
+        )
+
+    def select(self, keep: NDArray[np.bool_]) -> Corpus:
+        """The utterances marked in ``keep`` [N]; speakers left without any go, the others are renumbered."""
+        some = self.subset(keep)
+        kept_speakers, speaker_ids = np.unique(some.speaker_ids, return_inverse=True)
+        numbers = self.numbers_of_corpora
+        return replace(
+            some,
+            speakers=tuple(self.speakers[speaker] for speaker in kept_speakers),
+            speaker_ids=speaker_ids.astype(np.int32),
+            numbers_of_corpora=None if numbers is None else numbers[kept_speakers],
         )
 
     def split_speakers(self, held_out: Collection[str]) -> tuple[Corpus, Corpus]:
@@ -84,9 +120,15 @@ class Corpus:
         return self.select(~is_out), self.select(is_out)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the relative paths: the same for the same files, wherever the corpus lies."""
+        """SHA-256 over the paths below each corpus's folder: the same for the same files, wherever that lies.
+
+        Of several corpora the speakers' names, and with them the labels, are in it too.
+        """
         digest = hashlib.sha256(self.path_offsets.astype("<i8").tobytes())
         digest.update(self.path_bytes.tobytes())
+        if self.numbers_of_corpora is not None:
+            digest.update(self.speaker_ids.astype("<i4").tobytes())
+            digest.update(os.fsencode("\0".join(self.speakers)))
         return digest.hexdigest()
 
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from mrl.audio import load_decoder, read_crop
 from mrl.data.augment import AugmentationPlan, Augmenter
 from mrl.data.corpus import Corpus
+from mrl.data.epoch_batches import Key
 from mrl.errors import AudioError, DataError
 from mrl.randomness import numpy_generator
-
-Key = tuple[int, int]
-"""(epoch, utterance): a crop is fixed by them and the seed."""
 
 _TRIES = 10  # readings in place of an unreadable file
 _TRIES_SAME_SPEAKER = 5
@@ -52,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class CropDataset(Dataset[Crop]):
-    """A crop of ``num_samples`` for each key (epoch, utterance) of a corpus.
+    """A crop of ``num_samples`` for each key of a corpus.
 
     A file that cannot be read is replaced, first by others of its speaker, then by any; which ones depends on
     the key. DataError where ten of them cannot be read either.
@@ -72,8 +70,8 @@ class CropDataset(Dataset[Crop]):
             load_decoder(self._corpus.path(0))
 
     def __getitem__(self, key: Key) -> Crop:
-        epoch, utterance = key
-        position = numpy_generator(self._seed, "crop", epoch, utterance).random()
+        utterance = key[1]
+        position = numpy_generator(self._seed, "crop", *key).random()
         try:
             return self._crop(utterance, position)
         except AudioError as error:
@@ -98,64 +96,13 @@ class CropDataset(Dataset[Crop]):
 
     def _candidates(self, key: Key) -> list[int]:
         """Utterances to read in place of an unreadable one, in order."""
-        epoch, utterance = key
-        generator = numpy_generator(self._seed, "replacement", epoch, utterance)
+        utterance = key[1]
+        generator = numpy_generator(self._seed, "replacement", *key)
         own = self._corpus.utterances_of(int(self._corpus.speaker_ids[utterance]))
         own = generator.permutation(own[own != utterance])[:_TRIES_SAME_SPEAKER]
         others = generator.integers(len(self._corpus), size=_TRIES - len(own))
         candidates: list[int] = np.concatenate([own, others[others != utterance]]).tolist()
         return candidates
-
-
-def steps_per_epoch(num_utterances: int, batch_size: int) -> int:
-    """Full batches in an epoch; a corpus smaller than a batch is one batch."""
-    return max(1, num_utterances // batch_size)
-
-
-class EpochBatches(Sampler[list[Key]]):
-    """Batches of keys: each epoch a permutation of all utterances, cut into full batches.
-
-    What remains beyond the last full batch is left out of that epoch; a corpus smaller than a batch is one
-    batch. With ``world_size`` processes, each gets its contiguous part of every batch.
-
-    Args:
-        num_utterances: of the corpus.
-        batch_size: over all processes.
-        seed: of the run.
-        rank: of this process.
-        world_size: number of processes; ValueError where a batch cannot be cut into so many equal parts.
-    """
-
-    def __init__(
-        self, num_utterances: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"a batch of {batch_size} cannot be cut into {world_size} equal parts")
-        if num_utterances < world_size:
-            raise ValueError(f"{num_utterances} utterances are too few for {world_size} processes")
-        self.batch_size = min(batch_size, num_utterances - num_utterances % world_size)
-        self.steps_per_epoch = steps_per_epoch(num_utterances, batch_size)
-        self._num_utterances = num_utterances
-        self._seed = seed
-        part = self.batch_size // world_size
-        self._part = slice(rank * part, (rank + 1) * part)
-        self._epoch = 0
-        self._start_step = 0
-
-    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
-        """What the next iteration gives: the batches of ``epoch`` from ``start_step`` on."""
-        assert 0 <= start_step <= self.steps_per_epoch
-        self._epoch, self._start_step = epoch, start_step
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch - self._start_step
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self._epoch
-        order = numpy_generator(self._seed, "order", epoch).permutation(self._num_utterances)
-        for step in range(self._start_step, self.steps_per_epoch):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(epoch, utterance) for utterance in batch[self._part].tolist()]
 
 
 def collate(crops: list[Crop]) -> Batch:
@@ -170,7 +117,7 @@ def collate(crops: list[Crop]) -> Batch:
 
 def make_loader(
     dataset: CropDataset,
-    batches: Iterable[list[Key]],
+    batches: Iterable[list[Any]],
     workers: int,
     pin_memory: bool,
     augmenter: Augmenter | None = None,
@@ -179,10 +126,11 @@ def make_loader(
 
     Args:
         dataset: where the crops come from.
-        batches: keys of each batch, an :class:`EpochBatches` or a list.
+        batches: keys of each batch, an :class:`mrl.data.epoch_batches.EpochBatches` or a list of lists.
         workers: processes that read; 0 reads in this one.
         pin_memory: put batches where a copy to a GPU need not wait for.
-        augmenter: plans what to do to each batch, so that noise clips and rooms are read by the workers too.
+        augmenter: plans what to do to each batch, and prepares it, so that clips are read, and codecs run, in the
+            workers too. ``dataset`` must then give crops of its `source_samples`.
     """
     if workers > 0:
         dataset.load_decoder()
@@ -216,10 +164,12 @@ class _Batches(Dataset[Batch]):
             if self._augmenter is None:
                 return batch
             epoch, num_samples = keys[0][0], batch.waveforms.shape[1]
-            plan = self._augmenter.plan(
-                batch.utterances, batch.speakers, epoch=epoch, num_samples=num_samples
-            )
-            return batch._replace(plan=plan)
+            again = torch.tensor([key[2] if len(key) == 3 else 0 for key in keys])
+            names = (
+                batch.utterances + len(self._crops) * again
+            )  # so that a repeat is augmented in its own way
+            plan = self._augmenter.plan(names, batch.speakers, epoch=epoch, num_samples=num_samples)
+            return batch._replace(waveforms=self._augmenter.prepare(batch.waveforms, plan), plan=plan)
         except DataError as error:
             return str(error)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from mrl.audio import SAMPLE_RATE
 from mrl.data.clips import ClipBank
-from mrl.data.noise import gain_to, power
+from mrl.data.effects import Effect, Items, Setup, Signal, between
+from mrl.data.noise import gain_to, power, white_noise
 
 RESPONSE_SECONDS = 1.0
 """Longer responses are cut: a second after the direct sound, what a room still says is far below it."""
@@ -22,6 +25,51 @@ HELD_RESPONSES = 1024
 """At most so many recorded responses stay in memory (64 MB at 16 kHz), in each process that reads them."""
 
 _DECAY_60_DB = 3.0 * math.log(10.0)  # 6.908: the exponent at which an amplitude has fallen by 60 dB
+
+
+class RoomPlan(NamedTuple):
+    rows: Tensor  # [N] positions in the batch
+    recorded: Tensor | None  # [N, L] responses; without them, synthetic ones from what follows
+    decay_seconds: Tensor  # [N]
+    direct_to_reverberant_db: Tensor  # [N]
+    seeds: list[int]
+
+
+class Room(Effect[RoomPlan]):
+    """The room that an item is heard in, recorded, or synthetic where there are no recorded ones."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        bank = setup.banks.rooms
+        self._recorded = None if bank is None else RecordedRooms(bank, SAMPLE_RATE)
+
+    def plan(self, items: Items) -> RoomPlan | None:
+        draws = items.shared_draws
+        rows = items.chosen(draws["room"], self._config.room_probability)
+        if not len(rows):
+            return None
+        recorded = None
+        if self._recorded is not None:
+            indices = (draws["room_choice"][rows] * len(self._recorded)).astype(int)
+            recorded = torch.from_numpy(np.stack([self._recorded[index] for index in indices.tolist()]))
+        return RoomPlan(
+            rows=torch.from_numpy(rows),
+            recorded=recorded,
+            decay_seconds=between(self._config.room_decay_seconds, draws["room_decay"][rows]),
+            direct_to_reverberant_db=between(DIRECT_TO_REVERBERANT_DB, draws["room_direct"][rows]),
+            seeds=items.seeds(rows, "room"),
+        )
+
+    def apply(self, signal: Signal, plan: RoomPlan) -> Signal:
+        responses = plan.recorded
+        if responses is None:
+            longest = min(RESPONSE_SECONDS, self._config.room_decay_seconds[1])
+            white = white_noise(plan.seeds, round(longest * SAMPLE_RATE), signal.dry.device)
+            responses = synthetic_responses(
+                white, plan.decay_seconds, plan.direct_to_reverberant_db, sample_rate=SAMPLE_RATE
+            )
+        speech = signal.dry.index_copy(0, plan.rows, reverberate(signal.dry[plan.rows], responses))
+        return signal._replace(speech=speech, mixed=speech)
 
 
 class RecordedRooms:
@@ -93,8 +141,13 @@ def reverberate(speech: Tensor, responses: Tensor) -> Tensor:
     Returns:
         ``[N, T]``: the first T samples, each row with the power that it had before.
     """
-    num_samples = speech.shape[1]
-    size = next_fast_len(num_samples + responses.shape[1] - 1, real=True)
-    spectrum = torch.fft.rfft(speech, n=size) * torch.fft.rfft(responses, n=size)
-    heard = torch.fft.irfft(spectrum, n=size)[:, :num_samples]
+    heard = convolve(speech, responses)
     return heard * gain_to(power(speech), heard)
+
+
+def convolve(waveforms: Tensor, filters: Tensor, delay: int = 0) -> Tensor:
+    """Each row of ``[N, T]`` convolved with its row of ``[N, L]``, or with the only one: T from ``delay`` on."""
+    num_samples = waveforms.shape[1]
+    size = next_fast_len(num_samples + filters.shape[1] - 1, real=True)
+    spectrum = torch.fft.rfft(waveforms, n=size) * torch.fft.rfft(filters, n=size)
+    return torch.fft.irfft(spectrum, n=size)[:, delay : delay + num_samples]

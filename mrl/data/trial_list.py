@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,8 +57,9 @@ class TrialList:
         return int(self.labels.sum())
 
     def speakers(self) -> set[str]:
-        """The first folder of each utterance's path."""
-        return {utterance.partition("/")[0] for utterance in self.utterances}
+        """The first folder of each utterance's path, below those that all of them lie in."""
+        depth = speaker_depth(self.utterances)
+        return {utterance.split("/")[depth] for utterance in self.utterances}
 
     def trials(self) -> Iterator[Trial]:
         """The trials in their order."""
@@ -71,3 +72,11 @@ class TrialList:
         for column in (self.labels, self.enrolment, self.test):
             digest.update(column.astype("<i4").tobytes())
         return digest.hexdigest()
+
+
+def speaker_depth(paths: Sequence[str]) -> int:
+    """At which folder of ``paths`` speakers begin to differ: 1 for ``wav/id1/a.wav`` and ``wav/id2/b.wav``."""
+    # What lies between the first and the last in order shares all that these two share.
+    first, last = (path.split("/")[:-1] for path in (min(paths), max(paths)))
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((depth for depth, (one, other) in pairs if one != other), 0)

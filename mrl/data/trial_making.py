@@ -61,6 +61,14 @@ def generate_trials(
     )
 
 
+def target_speakers_of_one_session(corpus: Corpus) -> tuple[int, int]:
+    """How many speakers give target trials within their only session, and how many give target trials at all."""
+    speakers = [corpus.utterances_of(speaker_id) for speaker_id in range(len(corpus.speakers))]
+    several = [utterances for utterances in speakers if len(utterances) > 1]
+    within = sum(len({corpus.session_of(int(item)) for item in utterances}) == 1 for utterances in several)
+    return within, len(several)
+
+
 def _pool(
     corpus: Corpus, speaker_id: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

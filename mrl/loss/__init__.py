@@ -2,7 +2,9 @@
 
 from mrl.loss.build import build_loss, class_speeds
 from mrl.loss.classifier import SlicedClassifier
+from mrl.loss.pairs import SlicedPairLoss
 from mrl.loss.softmax import MarginSoftmax
+from mrl.loss.teacher import TeacherTerm
 from mrl.loss.terms import LossTerms, PrefixSettings, SlicedLoss, Targets
 
 __all__ = [
@@ -11,7 +13,9 @@ __all__ = [
     "PrefixSettings",
     "SlicedClassifier",
     "SlicedLoss",
+    "SlicedPairLoss",
     "Targets",
+    "TeacherTerm",
     "build_loss",
     "class_speeds",
 ]

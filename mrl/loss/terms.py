@@ -50,6 +50,9 @@ class SlicedLoss(nn.Module):
         assert list(dims) == sorted(set(dims))
         self.dims = tuple(dims)
 
+    def use_blocks(self, blocks: Sequence[int]) -> None:
+        """The blocks of classes in use from now on; only a loss that has vectors for them needs to know."""
+
     def losses(self, embeddings: Tensor, targets: Targets, margins: Sequence[float]) -> list[Tensor]:
         """The mean loss over ``embeddings`` [B, D] at each prefix, K scalars."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ from mrl.errors import CheckpointError
 from mrl.models.tensor_file import read_tensor_file
 
 FORMAT = "redimnet-mrl"
-VERSION = 1
+VERSION = 2
 
 _REQUIRED = ("version", "config", "model_config", "dims", "encoder", "lists")
 

@@ -16,6 +16,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.models.features import FrontEnd
 from mrl.models.options import ReleasedOptions
 from mrl.models.pooling import Pooling, build_pooling
+from mrl.models.spec_augment import SpecAugment
 
 MIN_FRAMES = 2  # the unbiased variance in the poolings does not exist for one frame
 
@@ -36,11 +37,13 @@ class Trunk(nn.Module):
     Attributes:
         pooled_dim: P.
         min_samples: the shortest waveform accepted.
+        mask: SpecAugment, off until a stage configures it; on the way from `mel` to `frame_features` in `pooled`.
     """
 
     def __init__(self, spec: FrontEnd, backbone: Backbone, pool: Pooling) -> None:
         super().__init__()
         self.spec = spec
+        self.mask = SpecAugment()
         self.backbone = backbone
         self.pool = pool
         self.pooled_dim = pool.out_dim
@@ -65,6 +68,10 @@ class Trunk(nn.Module):
                 f"{self.min_samples} ({1000 * self.min_samples / SAMPLE_RATE:.0f} ms at {SAMPLE_RATE} Hz)"
             )
 
+    def frames_in(self, seconds: float) -> int:
+        """How many mel frames ``seconds`` are, at least 1."""
+        return max(1, round(seconds * SAMPLE_RATE / self.spec.hop_samples))
+
     def frame_features(self, mel: Tensor) -> Tensor:
         """Log-mel [B, F, frames] -> features [B, D, frames'], or 2-D maps where a ReDimNet2 ends in them."""
         return self.backbone(mel.unsqueeze(1))
@@ -75,7 +82,7 @@ class Trunk(nn.Module):
 
     def pooled(self, waveform: Tensor) -> Tensor:
         """Waveform [B, T] -> pooled statistics [B, P], float32: what a head takes."""
-        return self.pool_features(self.frame_features(self.mel(waveform)))
+        return self.pool_features(self.frame_features(self.mask(self.mel(waveform))))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """The same as `pooled`."""

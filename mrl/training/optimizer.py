@@ -2,44 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 from torch import nn
 
 from mrl.config import StageConfig
 from mrl.models.encoder import SpeakerEncoder
+from mrl.training.network_blocks import block_of, distances_to_head
 from mrl.training.stages import part_modules
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+_Groups = list[dict[str, Any]]
 
 
 def build_optimizer(
     encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConfig, *, fused: bool
 ) -> torch.optim.Optimizer:
     """The optimizer of a stage that has been entered. ``fused`` picks the kernels for GPUs."""
-    return torch.optim.AdamW(parameter_groups(encoder, classifier, stage), betas=(0.9, 0.999), fused=fused)
+    return _BUILDERS[stage.optimizer](parameter_groups(encoder, classifier, stage), stage, fused)
 
 
-def parameter_groups(
-    encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConfig
-) -> list[dict[str, object]]:
+def parameter_groups(encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConfig) -> _Groups:
     """Optimizer groups of a stage that has been entered: each trainable tensor in exactly one.
 
-    A part has one group with weight decay and one without (biases, norms, class vectors). Each group carries its
-    ``part`` and its ``peak_rate``.
+    A part has one group with weight decay and one without. Decayed are weights of at least two dimensions outside
+    norms, low-rank adapters included. Not decayed are biases, norms and the whole part ``classifier``: class
+    vectors and the map to a teacher count by their direction alone, and what else an objective learns is a bias.
+
+    With ``stage.depth_decay`` the backbone has such a pair for each of its blocks, whose rate is the backbone's
+    times depth_decay ** (blocks between it and the head): 0 for pooling, output layer and the sum of the
+    stages, 1 for the last stage, and so on to the stem (layer-wise decay: Howard and Ruder, arXiv 1801.06146).
+
+    Each group carries its ``part`` and its ``peak_rate``.
     """
     rates = stage.learning_rate.named()
-    groups: list[dict[str, object]] = []
+    groups: dict[tuple[str, int, bool], dict[str, Any]] = {}
     for part, module in part_modules(encoder, classifier).items():
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
-        for inner in module.modules():
-            exempt = isinstance(inner, NORMS) or part == "classifier"
-            for parameter in inner.parameters(recurse=False):
-                if parameter.requires_grad:
-                    (plain if exempt or parameter.ndim < 2 else decayed).append(parameter)
-        for parameters, decay in ((decayed, stage.weight_decay), (plain, 0.0)):
-            if parameters:
-                rate = rates[part]
-                group = {"params": parameters, "lr": rate, "weight_decay": decay}
-                groups.append({**group, "part": part, "peak_rate": rate})
-    return groups
+        depths = _depths(module) if part == "backbone" and stage.depth_decay < 1.0 else {}
+        for name, parameter, may_decay in _trainable(module):
+            depth = depths.get(name, 0)
+            decays = may_decay and part != "classifier"
+            rate = rates[part] * stage.depth_decay**depth
+            options = {"lr": rate, "weight_decay": stage.weight_decay if decays else 0.0}
+            labels = {"part": part, "peak_rate": rate}
+            group = groups.setdefault((part, depth, decays), {"params": [], **options, **labels})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Each trainable tensor once, with its name and whether weight decay does it good."""
+    seen = set()
+    for prefix, inner in module.named_modules():
+        for name, parameter in inner.named_parameters(prefix, recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield name, parameter, parameter.ndim >= 2 and not isinstance(inner, NORMS)
+
+
+def _depths(backbone: nn.Module) -> dict[str, int]:
+    """Blocks between each parameter and the head."""
+    blocks = {name: block_of(name) for name, _ in backbone.named_parameters()}
+    distances = distances_to_head(blocks.values())
+    return {name: distances[block] for name, block in blocks.items()}
+
+
+def _adamw(groups: _Groups, stage: StageConfig, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=(stage.momentum, 0.999), fused=fused)
+
+
+def _sgd(groups: _Groups, stage: StageConfig, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, momentum=stage.momentum, nesterov=stage.nesterov, fused=fused)
+
+
+_BUILDERS: dict[str, Callable[[_Groups, StageConfig, bool], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "sgd": _sgd,
+}

@@ -14,8 +14,9 @@ from mrl.data.loading import Batch, CropDataset, collate
 from mrl.errors import TrainingError
 from mrl.loss import Targets, build_loss
 from mrl.models.encoder import SpeakerEncoder
+from mrl.training.criterion import Criterion
+from mrl.training.live_weights import LiveWeights
 from mrl.training.schedules import plan_stage
-from mrl.training.stages import enter_stage
 from mrl.training.tracking import Tracker
 from mrl.training.updater import Updater
 from mrl.training.warm_start import balanced_sample
@@ -24,6 +25,10 @@ STEPS = 300
 NEAR_ZERO = 0.1
 _RATE = 1e-3  # the loop is on trial, not the configured rates
 _CLASSIFIER_RATE = 1e-2
+_HARDER = (
+    *("warmup_epochs", "warmup_steps", "margin_warmup_epochs", "prefix_start", "teacher_weight", "optimizer"),
+    *("momentum", "depth_decay", "ema_decay", "average", "augmentation"),
+)
 
 
 def overfit_stages(
@@ -61,9 +66,11 @@ def _plain(stage: StageConfig, batch_size: int) -> StageConfig:
     rates = {
         part: _CLASSIFIER_RATE if part == "classifier" else _RATE for part in stage.learning_rate.named()
     }
-    changed = {"schedule": "constant", "warmup_epochs": 0.0, "margin_warmup_epochs": 0.0}
+    changed = {key: StageConfig.model_fields[key].get_default(call_default_factory=True) for key in _HARDER}
     sizes = {"epochs": STEPS, "batch_size": batch_size, "accumulate_steps": 1}
-    return stage.model_copy(update={**changed, **sizes, "learning_rate": LearningRates(**rates)})
+    return stage.model_copy(
+        update={**changed, **sizes, "schedule": "constant", "learning_rate": LearningRates(**rates)}
+    )
 
 
 def _learn_by_heart(
@@ -77,12 +84,12 @@ def _learn_by_heart(
     """Mean loss over prefixes before and after."""
     device = next(encoder.parameters()).device
     torch.manual_seed(config.seed)
-    classifier = build_loss(config, len(corpus.speakers)).to(device)
+    criterion = Criterion(build_loss(config, len(corpus.speakers))).to(device)
     batch = _one_batch(corpus, stage.crop_seconds, config.seed)
     waveforms, speakers = batch.waveforms.to(device), batch.speakers.to(device)
-    enter_stage(encoder, classifier, stage)
+    weights = LiveWeights(config, stage, encoder, criterion)
     encoder.head.dropout.eval()
-    updater = Updater(encoder, classifier, plan_stage(config, stage, index, 1), config.runtime, config.seed)
+    updater = Updater(encoder, criterion, plan_stage(config, stage, index, 1), config.runtime, config.seed)
     losses: list[float] = []
     with tracker.progress(f"overfit {stage.name}", STEPS) as bar:
         for step in range(STEPS):
@@ -91,6 +98,7 @@ def _learn_by_heart(
             bar.advance(1, loss=f"{losses[-1]:.4f}")
             if losses[-1] < NEAR_ZERO / 2:
                 break
+    weights.leave()
     return losses[0], losses[-1]
 
 

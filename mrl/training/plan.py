@@ -7,10 +7,13 @@ from torch import Tensor
 
 from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
-from mrl.loss import SlicedLoss, Targets
+from mrl.data.corpus import Corpus
+from mrl.loss import Targets
 from mrl.models.encoder import SpeakerEncoder
+from mrl.training.criterion import Criterion
+from mrl.training.live_weights import LiveWeights
 from mrl.training.schedules import StagePlan, plan_stages
-from mrl.training.stages import enter_stage, part_modules
+from mrl.training.stages import part_modules
 from mrl.training.tracking import Tracker
 from mrl.training.updater import autocast
 
@@ -22,16 +25,16 @@ _COLUMNS = ("stage", "trains", "parameters", "epochs", "steps", "batch", "crop",
 def describe_plan(
     config: Config,
     encoder: SpeakerEncoder,
-    classifier: SlicedLoss,
-    num_utterances: int,
+    criterion: Criterion,
+    corpus: Corpus,
     tracker: Tracker,
 ) -> None:
-    """Print the stages of ``config`` over ``num_utterances`` training utterances."""
+    """Print the stages of ``config`` over the training ``corpus``."""
     rows = []
-    for plan in plan_stages(config, num_utterances):
+    for plan in plan_stages(config, corpus):
         stage = plan.stage
-        enter_stage(encoder, classifier, stage)
-        trained = trained_parameters(encoder, classifier)
+        weights = LiveWeights(config, stage, encoder, criterion)
+        trained = trained_parameters(encoder, criterion)
         rows.append(
             [
                 stage.name,
@@ -43,9 +46,10 @@ def describe_plan(
                 + (f" in {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""),
                 f"{stage.crop_seconds:g} s",
                 f"{plan.peak.margins[-1]:g}",
-                f"{batch_memory(encoder, classifier, plan, config.runtime.precision) / 2**20:,.0f} MiB",
+                f"{batch_memory(encoder, criterion, plan, config.runtime.precision) / 2**20:,.0f} MiB",
             ]
         )
+        weights.leave()
     tracker.table("plan", _COLUMNS, rows)
     tracker.say(
         "memory: what the backward pass of one batch (part) keeps, measured on "
@@ -56,15 +60,15 @@ def describe_plan(
     tracker.say("dry run: everything that a run needs is there; nothing was trained")
 
 
-def trained_parameters(encoder: SpeakerEncoder, classifier: SlicedLoss) -> dict[str, int]:
+def trained_parameters(encoder: SpeakerEncoder, criterion: Criterion) -> dict[str, int]:
     """Numbers that learn, by part, in the stage that was entered."""
     counts = {}
-    for part, module in part_modules(encoder, classifier).items():
+    for part, module in part_modules(encoder, criterion).items():
         counts[part] = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return counts
 
 
-def batch_memory(encoder: SpeakerEncoder, classifier: SlicedLoss, plan: StagePlan, precision: str) -> float:
+def batch_memory(encoder: SpeakerEncoder, criterion: Criterion, plan: StagePlan, precision: str) -> float:
     """Bytes of one update: tensors kept for the backward pass, and weights with gradients and moments."""
     device = encoder.head.linear.weight.device
     rows = plan.stage.batch_size // plan.stage.accumulate_steps
@@ -72,11 +76,12 @@ def batch_memory(encoder: SpeakerEncoder, classifier: SlicedLoss, plan: StagePla
     with _SavedBytes(encoder) as network, autocast(device, precision):
         embeddings = encoder(crops)
     probe = embeddings.detach().requires_grad_()
-    with _SavedBytes(classifier) as loss:
-        classifier(probe, Targets(torch.zeros(_PROBE, dtype=torch.long, device=device)), plan.peak)
+    targets = Targets(torch.zeros(_PROBE, dtype=torch.long, device=device))
+    with _SavedBytes(criterion) as loss:
+        criterion(crops, probe, targets, plan.peak, plan.stage.teacher_weight)
     kept = rows / _PROBE * (network.total + loss.total)
-    weights = sum(p.numel() * p.element_size() for p in [*encoder.parameters(), *classifier.parameters()])
-    trained = sum(trained_parameters(encoder, classifier).values())
+    weights = sum(p.numel() * p.element_size() for p in [*encoder.parameters(), *criterion.parameters()])
+    trained = sum(trained_parameters(encoder, criterion).values())
     return kept + weights + (_BYTES_PER_TRAINED - 4) * trained
 
 

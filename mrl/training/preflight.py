@@ -22,7 +22,12 @@ _HOW = {
     ),
     "root": "the audio that the trials name, e.g. VoxCeleb1 test (wav) from the VoxCeleb page",
     "trials": "a list `label enrolment test`, e.g. veri_test2.txt (VoxCeleb1-O cleaned) from the VoxCeleb page",
-    "data.noise": "a folder of noise clips, e.g. MUSAN (https://www.openslr.org/17/); null: synthetic noise",
+    "data.noise": "a folder of noise clips, e.g. noise/ of MUSAN (https://www.openslr.org/17/); null: synthetic noise",
+    "data.music": "a folder of music clips, e.g. music/ of MUSAN (https://www.openslr.org/17/)",
+    "data.babble": (
+        "a folder of speech clips, e.g. speech/ of MUSAN (https://www.openslr.org/17/); null: the batch's other "
+        "utterances"
+    ),
     "data.room_responses": (
         "a folder of impulse responses, e.g. RIRS_NOISES (https://www.openslr.org/28/); null: synthetic rooms"
     ),
@@ -68,8 +73,8 @@ def configured_paths(config: Config) -> list[tuple[str, Path, str]]:
         ("model.pretrained", Path(config.model.pretrained), "model.pretrained"),
         *(("data.train", corpus.path, "data.train") for corpus in config.data.train),
     ]
-    for key, folder in (("noise", config.data.noise), ("room_responses", config.data.room_responses)):
-        if folder is not None:
+    for key in ("noise", "music", "babble", "room_responses"):
+        if (folder := getattr(config.data, key)) is not None:
             paths.append((f"data.{key}", folder, f"data.{key}"))
     for index, entry in enumerate(config.validation.lists):
         if entry.root is not None:

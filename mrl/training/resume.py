@@ -15,7 +15,17 @@ from mrl.models.checkpoint_format import read_checkpoint
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.selection import Rank
 
-_NEEDED = ("classifier", "optimizer", "state", "best", "speakers", "corpus", "run_id", "wandb_run_id")
+_NEEDED = (
+    "criterion",
+    "stage_state",
+    "teacher",
+    "state",
+    "best",
+    "speakers",
+    "corpus",
+    "run_id",
+    "wandb_run_id",
+)
 # Keys that change where things are written and how fast, not what is computed.
 _HARMLESS = (
     "checkpoints.directory",
@@ -40,7 +50,7 @@ class Resumed:
 
     @property
     def weights(self) -> Weights:
-        return {"encoder": self.content["encoder"], "classifier": self.content["classifier"]}
+        return {"encoder": self.content["encoder"], "criterion": self.content["criterion"]}
 
     @property
     def wandb_run_id(self) -> str | None:
@@ -66,7 +76,7 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
             f"{path}: it is at stage {state.stage + 1}, the configuration has {len(config.stages)}"
         )
     best = content["best"]
-    weights = best["weights"] or {"encoder": content["encoder"], "classifier": content["classifier"]}
+    weights = best["weights"] or {"encoder": content["encoder"], "criterion": content["criterion"]}
     return Resumed(
         str(path), content, state, Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
     )

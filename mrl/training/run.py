@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,13 +14,13 @@ from mrl.data.assemble import RunData, assemble
 from mrl.data.demo import prepare_demo
 from mrl.device import choose_device
 from mrl.errors import CheckpointError
-from mrl.loss import SlicedLoss, build_loss
 from mrl.models.download import resolve
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
-from mrl.models.head import MatryoshkaHead
+from mrl.models.load_encoder import encoder_from_released
 from mrl.models.pretrained import load_released
 from mrl.models.released import ReleasedModel
-from mrl.models.warm_start import initialise_head, released_projection
+from mrl.training.criterion import Criterion, build_criterion
+from mrl.training.lora import require_peft
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
 from mrl.training.preflight import require_paths
@@ -27,7 +28,7 @@ from mrl.training.resume import Resumed, require_same_data, resume_from
 from mrl.training.summary import write_summary
 from mrl.training.tracking import Tracker
 from mrl.training.trainer import Trainer
-from mrl.training.warm_start import sample_size, warm_start
+from mrl.training.warm_start import num_embedded, warm_start
 
 
 def train(config: Config, source: str, resume: str | None, *, allow_config_change: bool = False) -> None:
@@ -37,7 +38,7 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
     console = _RememberingConsole()
     # Everything that can be wrong with the input is found before a file of an earlier run is touched.
     data = _require_inputs(config, source, console, needs_weights=resumed is None)
-    released = load_released(resolve(config.model.pretrained, console)) if resumed is None else None
+    released = _load_models(config, console) if resumed is None else None
     if resumed is not None:
         require_same_data(resumed, data.train, config.dims)
     directory = config.logging.directory
@@ -66,9 +67,9 @@ def dry_run(config: Config, source: str) -> None:
     console = Console()
     data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = load_released(resolve(config.model.pretrained, console))
-        encoder, classifier = _warm_started(config, released, data, device, tracker)
-        describe_plan(config, encoder, classifier, len(data.train), tracker)
+        released = _load_models(config, console)
+        encoder, criterion = _warm_started(config, released, data, device, tracker)
+        describe_plan(config, encoder, criterion, data.train, tracker)
 
 
 def overfit(config: Config, source: str, num_utterances: int) -> None:
@@ -77,9 +78,22 @@ def overfit(config: Config, source: str, num_utterances: int) -> None:
     console = Console()
     data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = load_released(resolve(config.model.pretrained, console))
+        released = _load_models(config, console)
         encoder, _ = _warm_started(config, released, data, device, tracker)
         overfit_stages(config, encoder, data.train, num_utterances, tracker)
+
+
+class _Released(NamedTuple):
+    student: ReleasedModel
+    teacher: SpeakerEncoder | None  # where it is another model
+
+
+def _load_models(config: Config, console: Console) -> _Released:
+    model = config.model
+    teacher = None
+    if model.teacher is not None:
+        teacher = encoder_from_released(load_released(resolve(model.teacher, console)))
+    return _Released(load_released(resolve(model.pretrained, console)), teacher)
 
 
 class _RememberingConsole(Console):
@@ -99,29 +113,31 @@ def _require_inputs(
 ) -> RunData:
     """Check that every input is there, make the demo's speakers, and gather the data."""
     require_paths(config, source, needs_weights=needs_weights)
+    if any(stage.lora is not None for stage in config.stages):
+        require_peft()
     prepare_demo(config, console)
     return assemble(config, console.say, write_lists=write_lists)
 
 
 def _fresh_trainer(
-    config: Config, released: ReleasedModel, data: RunData, device: torch.device, tracker: Tracker
+    config: Config, released: _Released, data: RunData, device: torch.device, tracker: Tracker
 ) -> Trainer:
-    encoder, classifier = _warm_started(config, released, data, device, tracker)
+    encoder, criterion = _warm_started(config, released, data, device, tracker)
     baseline = None
     if config.model.head_init == "random":
-        head = MatryoshkaHead(released.pooled_dim, released.embedding_dim)
-        initialise_head(head, released_projection(released), "truncated")
-        baseline = SpeakerEncoder(released, head, [released.embedding_dim]).to(device)
-    return Trainer(config, encoder, classifier, data, tracker, baseline=baseline)
+        baseline = encoder_from_released(released.student).to(device)
+    return Trainer(config, encoder, criterion, data, tracker, baseline=baseline)
 
 
 def _warm_started(
-    config: Config, released: ReleasedModel, data: RunData, device: torch.device, tracker: Tracker
-) -> tuple[SpeakerEncoder, SlicedLoss]:
-    parameters = sum(parameter.numel() for parameter in released.parameters())
+    config: Config, released: _Released, data: RunData, device: torch.device, tracker: Tracker
+) -> tuple[SpeakerEncoder, Criterion]:
+    parameters = sum(parameter.numel() for parameter in released.student.parameters())
     tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
-    with tracker.progress("warm start", sample_size(config, data.train)) as bar:
-        return warm_start(config, released, data.train, device, bar.advance, tracker.say)
+    with tracker.progress("warm start", num_embedded(config, data.train)) as bar:
+        return warm_start(
+            config, released.student, data.train, device, bar.advance, tracker.say, teacher=released.teacher
+        )
 
 
 def _resumed_trainer(
@@ -129,9 +145,12 @@ def _resumed_trainer(
 ) -> Trainer:
     content, source = resumed.content, resumed.source
     encoder = encoder_from_checkpoint(content, source, config.model.dropout).to(device)
-    classifier = build_loss(config, len(data.train.speakers)).to(device)
+    teacher = None
+    if content["teacher"] is not None:
+        teacher = encoder_from_checkpoint(content["teacher"], f"{source}: its teacher")
+    criterion = build_criterion(config, len(data.train.speakers), teacher).to(device)
     try:
-        classifier.load_state_dict(content["classifier"])
+        criterion.load_state_dict(content["criterion"])
     except RuntimeError as error:
         raise CheckpointError(f"{source}: its class vectors do not fit the configuration: {error}") from None
     tracker.say(
@@ -140,12 +159,12 @@ def _resumed_trainer(
     trainer = Trainer(
         config,
         encoder,
-        classifier,
+        criterion,
         data,
         tracker,
         state=resumed.state,
         best=resumed.best,
-        optimizer=content["optimizer"],
+        stage_state=content["stage_state"],
         run_id=content["run_id"],
     )
     trainer.checkpoints.ensure_best_file(resumed.best, resumed.state, Path(source))

@@ -13,27 +13,29 @@ from mrl.config import Config
 from mrl.config_file import config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
-from mrl.loss import SlicedLoss
 from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.checkpoint import CheckpointFolder, link_file
+from mrl.training.live_weights import copied
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.tracking import Tracker
 
 
 class RunCheckpoints:
-    """Writes what ``encoder`` and ``classifier`` hold, with everything that a run needs to go on."""
+    """Writes weights with everything that a run needs to go on.
+
+    ``teacher`` is what the stages' teacher terms compare with; it goes into each checkpoint too.
+    """
 
     def __init__(
         self,
         config: Config,
         encoder: SpeakerEncoder,
-        classifier: SlicedLoss,
+        teacher: SpeakerEncoder | None,
         data: RunData,
         tracker: Tracker,
         run_id: str | None = None,
     ) -> None:
-        self._modules = {"encoder": encoder, "classifier": classifier}
         self._tracker = tracker
         self._run_id = run_id or secrets.token_hex(8)
         # Of the whole run, and made once: fingerprints read every path and trial.
@@ -47,28 +49,31 @@ class RunCheckpoints:
             "corpus": data.train.fingerprint(),
             "lists": {trials.name: trials.fingerprint() for trials in data.validation},
             "run_id": self._run_id,
+            "teacher": None if teacher is None else _content_of(teacher),
         }
         self._best_is_written = True
         self._folder = CheckpointFolder(config.checkpoints)
 
-    def weights(self) -> Weights:
-        """A copy of the weights, on the CPU."""
-        return {
-            name: {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-            for name, module in self._modules.items()
-        }
-
-    def load_weights(self, weights: Weights) -> None:
-        for name, module in self._modules.items():
-            module.load_state_dict(weights[name])
-
-    def save(self, state: RunState, best: Best, *, optimizer: dict[str, Any] | None, is_best: bool) -> None:
+    def save(
+        self,
+        weights: Weights,
+        state: RunState,
+        best: Best,
+        *,
+        stage_state: dict[str, Any] | None,
+        is_best: bool,
+    ) -> None:
         """Write the files of an epoch. If that fails it is said, and training goes on with the older files.
+
+        ``weights`` are those that were scored; ``stage_state`` is what a stage needs to go on with them, None
+        between two stages.
 
         A best.pt that could not be written is written with a later epoch, from the best weights.
         """
         try:
-            self._folder.save(self._content(state, best, optimizer), epoch=state.epoch, is_best=is_best)
+            self._folder.save(
+                self._content(weights, state, best, stage_state), epoch=state.epoch, is_best=is_best
+            )
             if is_best:
                 self._best_is_written = True
             elif not self._best_is_written:
@@ -95,10 +100,16 @@ class RunCheckpoints:
         self._best_is_written = True
 
     def save_evidence(
-        self, path: Path, state: RunState, best: Best, optimizer: dict[str, Any], extra: dict[str, Any]
+        self,
+        path: Path,
+        weights: Weights,
+        state: RunState,
+        best: Best,
+        stage_state: dict[str, Any],
+        extra: dict[str, Any],
     ) -> None:
         """Write the state of a run that must stop, with ``extra`` facts, to ``path``."""
-        content = {**self._content(state, best, optimizer), **extra}
+        content = {**self._content(weights, state, best, stage_state), **extra}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
 
     def set_earlier_run_aside(self) -> None:
@@ -135,12 +146,14 @@ class RunCheckpoints:
         if names and (earlier := self._folder.set_aside(*names)) is not None:
             self._tracker.say(f"checkpoints of another course of the run are kept in {earlier}")
 
-    def _content(self, state: RunState, best: Best, optimizer: dict[str, Any] | None) -> dict[str, Any]:
+    def _content(
+        self, weights: Weights, state: RunState, best: Best, stage_state: dict[str, Any] | None
+    ) -> dict[str, Any]:
         is_best = best.epoch == state.epoch
         return {
             **self._description,
-            **self.weights(),
-            "optimizer": optimizer,
+            **weights,
+            "stage_state": stage_state,
             "state": state.to_dict(),
             "best": {
                 "rank": list(best.rank),
@@ -150,6 +163,15 @@ class RunCheckpoints:
             },
             "wandb_run_id": self._tracker.wandb_run_id,
         }
+
+
+def _content_of(teacher: SpeakerEncoder) -> dict[str, Any]:
+    """What `encoder_from_checkpoint` makes it from again."""
+    return {
+        "model_config": teacher.model_config,
+        "dims": list(teacher.dims),
+        "encoder": copied(teacher.state_dict()),
+    }
 
 
 def _place_of(path: Path) -> tuple[str, int] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from mrl.training.selection import Rank
 
-Weights = dict[str, dict[str, Tensor]]  # {"encoder": state_dict, "classifier": state_dict}, on the CPU
+Weights = dict[str, dict[str, Tensor]]  # {"encoder": state_dict, "criterion": state_dict}, on the CPU
 
 
 @dataclass
@@ -36,11 +37,20 @@ class RunState:
     """Validations of this stage since a new best."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record per validation: epoch, stage, metrics, is_best."""
+    recent: list[dict[str, Any]] = field(default_factory=list)
+    """Weights that the stage's average may take in: epoch, criterion and weights of each."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Why a training utterance could not be read, by its path."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        # Deep, but for the weights: they are never changed in place.
+        return {
+            **values,
+            "history": deepcopy(self.history),
+            "recent": list(self.recent),
+            "unreadable": dict(self.unreadable),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:

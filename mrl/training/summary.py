@@ -16,6 +16,7 @@ from mrl.training.trainer import PRETRAINED, Trainer
 def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
     """Print the summary of a finished run and write it as ``summary.json`` into ``directory``."""
     history, dims = trainer.state.history, trainer.encoder.dims
+    lists = [entry.name for entry in trainer.config.validation.lists if not entry.guard]
     assert trainer.best is not None
     best = next(record for record in history if record["epoch"] == trainer.best.epoch)
     stages = [stage.name for stage in trainer.config.stages]
@@ -29,14 +30,25 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
             label,
             str(record["epoch"]),
             _percent(record["mean_eer"]),
-            *(_percent(eer_of(record, dim)) for dim in dims),
+            *(_percent(eer_of(record, dim, lists)) for dim in dims),
         ]
         for label, record in picked
     ]
     columns = ["weights", "epoch", "mean EER %", *(f"EER % at {dim}" for dim in dims)]
-    tracker.table("summary (mean over the trial lists)", columns, rows)
+    tracker.table(
+        "summary (mean over the trial lists that choose)"
+        if len(lists) < len(trainer.config.validation.lists)
+        else "summary (mean over the trial lists)",
+        columns,
+        rows,
+    )
     sentences = [stage_verdict(history, name) for name in stages]
     sentences.append(_closing(trainer, history[0], best))
+    sentences += _guards(trainer, history[0], best)
+    if trainer.data.diagnostic:
+        sentences.append(
+            "DIAGNOSTIC RUN: the validation speakers were trained on; these scores say nothing of new speakers"
+        )
     if unreadable := trainer.state.unreadable:
         sentences.append(f"{len(unreadable)} training utterances could not be read and were replaced")
     for sentence in sentences:
@@ -48,12 +60,13 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
                 "weights": label,
                 "epoch": record["epoch"],
                 "mean_eer": record["mean_eer"],
-                "eer": {str(dim): eer_of(record, dim) for dim in dims},
+                "eer": {str(dim): eer_of(record, dim, lists) for dim in dims},
             }
             for label, record in picked
         ],
         "reference_full_size_eer": trainer.state.reference,
         "sentences": sentences,
+        "diagnostic": trainer.data.diagnostic,
         "unreadable": sorted(unreadable.values()),
     }
     try:
@@ -62,10 +75,9 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
         tracker.say(f"summary.json could not be written: {error}")
 
 
-def eer_of(record: Mapping[str, Any], dim: int) -> float:
-    """EER at one prefix in a history record, mean over the trial lists."""
-    values = [value for key, value in record.items() if key.startswith("eer/") and key.endswith(f"/{dim}")]
-    return float(np.mean(values))
+def eer_of(record: Mapping[str, Any], dim: int, lists: Sequence[str]) -> float:
+    """EER at one prefix in a history record, mean over ``lists``."""
+    return float(np.mean([record[f"eer/{name}/{dim}"] for name in lists]))
 
 
 def best_of_stage(history: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, Any] | None:
@@ -108,6 +120,22 @@ def _closing(trainer: Trainer, start: Mapping[str, Any], best: Mapping[str, Any]
     if best["stage"] == PRETRAINED:
         return f"{sentence}; no stage improved on the warm start"
     return sentence
+
+
+def _guards(trainer: Trainer, start: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
+    """A sentence for each guard list: what best.pt lost there."""
+    dims = trainer.encoder.dims
+    sentences = []
+    for entry in trainer.config.validation.lists:
+        if entry.guard:
+            before, after = (
+                float(np.mean([eer_of(r, dim, [entry.name]) for dim in dims])) for r in (start, best)
+            )
+            sentences.append(
+                f"guard {entry.name}: mean EER {_percent(before)} -> {_percent(after)} % "
+                f"(allowed {_percent(before + entry.tolerance / 100)} %)"
+            )
+    return sentences
 
 
 def _percent(share: float) -> str:

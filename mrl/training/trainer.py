@@ -9,16 +9,19 @@ from mrl.config import Config
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
 from mrl.evaluation.report import RESULT_COLUMNS, result_metrics, result_rows
-from mrl.evaluation.verification import VerificationResult, verify
-from mrl.loss import SlicedLoss
+from mrl.evaluation.verification import VerificationResult
 from mrl.models.encoder import SpeakerEncoder
+from mrl.training.averaging import average_epochs, keep_recent
+from mrl.training.criterion import Criterion
+from mrl.training.held_out import overfitting_warning
+from mrl.training.live_weights import load_weights, weights_of
 from mrl.training.run_checkpoints import RunCheckpoints
-from mrl.training.run_state import Best, RunState
+from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.schedules import StagePlan, plan_stages
-from mrl.training.selection import full_size_eer, mean_eer, rank
+from mrl.training.selection import Rank, choosing, full_size_eer, gains, guard_excess, mean_eer, rank
 from mrl.training.stage_runner import StageRunner
-from mrl.training.stages import enter_stage
 from mrl.training.tracking import Tracker
+from mrl.training.validation import Validator
 
 PRETRAINED = "pretrained"
 """Stage name of epoch 0 in the history."""
@@ -28,36 +31,37 @@ class Trainer:
     """Runs the stages of ``config`` and keeps the checkpoints.
 
     Args:
-        encoder, classifier: warm-started, or with the weights of the checkpoint that ``state`` comes from.
+        encoder, criterion: warm-started, or with the weights of the checkpoint that ``state`` comes from.
         baseline: the released model as an encoder of its own, where epoch 0 does not score what it scores.
-        state, best, optimizer, run_id: from a checkpoint, to resume.
+        state, best, stage_state, run_id: from a checkpoint, to resume.
     """
 
     def __init__(
         self,
         config: Config,
         encoder: SpeakerEncoder,
-        classifier: SlicedLoss,
+        criterion: Criterion,
         data: RunData,
         tracker: Tracker,
         *,
         baseline: SpeakerEncoder | None = None,
         state: RunState | None = None,
         best: Best | None = None,
-        optimizer: dict[str, Any] | None = None,
+        stage_state: dict[str, Any] | None = None,
         run_id: str | None = None,
     ) -> None:
         self.config = config
         self.encoder = encoder
-        self.classifier = classifier
+        self.criterion = criterion
         self.data = data
         self.tracker = tracker
-        self.checkpoints = RunCheckpoints(config, encoder, classifier, data, tracker, run_id)
-        self.plans = plan_stages(config, len(data.train))
+        self.checkpoints = RunCheckpoints(config, encoder, criterion.teacher, data, tracker, run_id)
+        self.plans = plan_stages(config, data.train)
         self.state = state or RunState()
         self.best = best
+        self._validator = Validator(config, data, tracker)
         self._baseline = baseline
-        self._optimizer_state = optimizer
+        self._stage_state = stage_state
 
     def run(self) -> RunState:
         """Train to the end; returns the final state. ``best`` then holds the weights of best.pt."""
@@ -72,105 +76,145 @@ class Trainer:
 
     def _score_pretrained(self) -> None:
         """Epoch 0: what the warm start scores, and what best.pt is held to."""
-        results = self._validate(self.encoder, "epoch 0")
-        self.state.reference = full_size_eer(results)
+        results = self._validator.score(self.encoder, "epoch 0")
         released = results
         if self._baseline is not None:
-            released = self._validate(self._baseline, "released model")
-            self.state.reference = full_size_eer(released)
+            released = self._validator.score(self._baseline, "released model")
+        self.state.reference = full_size_eer(choosing(released, self.config.validation))
         full_size = {f"pretrained/eer/{result.name}": result.full_size.eer for result in released}
-        self._record(PRETRAINED, results, {"pretrained/eer": self.state.reference, **full_size})
+        extra = {"pretrained/eer": self.state.reference, **full_size}
+        extra |= self._validator.held_out_loss(self.encoder, self.criterion)
+        weights = weights_of(self.encoder, self.criterion)
+        self._record(PRETRAINED, results, weights, extra)
         assert self.best is not None
-        self.checkpoints.save(self.state, self.best, optimizer=None, is_best=True)
+        self.checkpoints.save(weights, self.state, self.best, stage_state=None, is_best=True)
 
     def _run_stage(self, plan: StagePlan) -> None:
         stage, state = plan.stage, self.state
         assert self.best is not None
         if state.stage_epoch == 0:
-            self.checkpoints.load_weights(self.best.weights)
-            state.stale = 0
+            load_weights(self.encoder, self.criterion, self.best.weights)
+            state.stale, state.recent = 0, []
             self.tracker.say(
                 f"stage {stage.name}: trains {', '.join(stage.train)} and the classifier from epoch "
                 f"{self.best.epoch}, {stage.epochs} epochs of {plan.steps_per_epoch} steps"
             )
-        enter_stage(self.encoder, self.classifier, stage)
         runner = StageRunner(
             self.config,
             plan,
             self.encoder,
-            self.classifier,
+            self.criterion,
             self.data,
             self.checkpoints,
             self.tracker,
+            first_epoch=state.epoch - state.stage_epoch + 1,
         )
-        if self._optimizer_state is not None:
-            try:
-                runner.updater.load_state_dict(self._optimizer_state)
-            except (ValueError, KeyError, RuntimeError) as error:
-                raise CheckpointError(
-                    f"the optimizer of stage {stage.name} does not fit the changed configuration ({error}); "
-                    "resume from a checkpoint between two stages"
-                ) from None
-            self._optimizer_state = None
-        if state.stage_epoch >= stage.epochs:  # a resumed run with fewer epochs than it has done
-            state.stage, state.stage_epoch = plan.index + 1, 0
+        self._restore(runner, stage.name)
+        if (
+            state.stage_epoch >= stage.epochs and not stage.average
+        ):  # resumed with fewer epochs than it has done
+            self._advance(plan)
         while state.stage == plan.index:
-            runner.run_epoch(state, self.best)
-            self._finish_epoch(plan, runner)
+            if self._is_over(plan):
+                self._score_average(plan, runner)
+            else:
+                runner.run_epoch(state, self.best)
+                self._finish_epoch(plan, runner)
+        runner.leave()
+
+    def _restore(self, runner: StageRunner, stage: str) -> None:
+        """Put what a checkpoint holds of a stage that is under way into ``runner``."""
+        if self._stage_state is None:
+            return
+        try:
+            runner.load_state_dict(self._stage_state)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the optimizer of stage {stage} does not fit the changed configuration ({error}); "
+                "resume from a checkpoint between two stages"
+            ) from None
+        self._stage_state = None
 
     def _finish_epoch(self, plan: StagePlan, runner: StageRunner) -> None:
         """Count the epoch, validate, keep the best, decide whether the stage is over, save."""
         state, stage = self.state, plan.stage
         state.epoch += 1
         state.stage_epoch += 1
-        over = state.stage_epoch >= stage.epochs
+        weights = runner.weights.export()
         is_best = False
-        if over or state.stage_epoch % self.config.validation.every_epochs == 0:
-            is_best = self._record(stage.name, self._validate(self.encoder, f"epoch {state.epoch}"))
+        if state.stage_epoch >= stage.epochs or state.stage_epoch % self.config.validation.every_epochs == 0:
+            with runner.weights.exported():
+                results = self._validator.score(self.encoder, f"epoch {state.epoch}")
+                extra = self._validator.held_out_loss(self.encoder, self.criterion, stage)
+            is_best = self._record(stage.name, results, weights, extra)
             state.stale = 0 if is_best else state.stale + 1
-        patience = stage.early_stopping_patience
-        if not over and patience is not None and state.stale >= patience:
+            if stage.average is not None:
+                keep_recent(state, stage.average, self._rank(results), weights)
+        is_over = self._is_over(plan)
+        if is_over and state.stage_epoch < stage.epochs:
             self.tracker.say(f"stage {stage.name}: no new best in {state.stale} validations, it ends early")
-            over = True
-        optimizer = None if over else runner.updater.state_dict()
-        if over:
-            state.stage, state.stage_epoch, state.stale = plan.index + 1, 0, 0
+        stage_state: dict[str, Any] | None = runner.state_dict()
+        if is_over and stage.average is None:
+            self._advance(plan)
+            stage_state = None
         assert self.best is not None
-        self.checkpoints.save(state, self.best, optimizer=optimizer, is_best=is_best)
+        self.checkpoints.save(weights, state, self.best, stage_state=stage_state, is_best=is_best)
 
-    def _validate(self, encoder: SpeakerEncoder, title: str) -> list[VerificationResult]:
-        validation, lists = self.config.validation, self.data.validation
-        total = sum(len(trials.utterances) for trials in lists)
-        results = []
-        with self.tracker.progress(f"scoring {title}", total) as bar:
-            for trials in lists:
-                results.append(
-                    verify(
-                        encoder,
-                        trials,
-                        encoder.dims,
-                        max_seconds=validation.max_utterance_seconds,
-                        workers=max(1, self.config.data.workers),
-                        advance=bar.advance,
-                    )
-                )
-        return results
+    def _score_average(self, plan: StagePlan, runner: StageRunner) -> None:
+        """The mean of several epochs' weights, scored as an epoch of its own; then the stage is over."""
+        state, stage = self.state, plan.stage
+        assert stage.average is not None
+        epochs = ", ".join(str(epoch) for epoch in sorted(entry["epoch"] for entry in state.recent))
+        runner.leave()
+        load_weights(self.encoder, self.criterion, average_epochs(state.recent))
+        if stage.norm_statistics == "batch":
+            runner.recalibrate_norms(state)
+        state.epoch += 1
+        results = self._validator.score(self.encoder, f"the mean of epochs {epochs}")
+        extra = self._validator.held_out_loss(self.encoder, self.criterion, stage)
+        weights = weights_of(self.encoder, self.criterion)
+        is_best = self._record(stage.name, results, weights, {"average_of": epochs, **extra})
+        self._advance(plan)
+        assert self.best is not None
+        self.checkpoints.save(weights, state, self.best, stage_state=None, is_best=is_best)
+
+    def _is_over(self, plan: StagePlan) -> bool:
+        """Whether the stage has trained its last epoch: all of them, or too many without a new best."""
+        patience = plan.stage.early_stopping_patience
+        stale = patience is not None and self.state.stale >= patience
+        return self.state.stage_epoch >= plan.stage.epochs or stale
+
+    def _advance(self, plan: StagePlan) -> None:
+        """The run goes on with the next stage."""
+        state = self.state
+        state.stage, state.stage_epoch, state.stale, state.recent = plan.index + 1, 0, 0, []
+
+    def _rank(self, results: Sequence[VerificationResult]) -> Rank:
+        validation, history = self.config.validation, self.state.history
+        guarded = guard_excess(results, history[0], validation) if history else 0.0
+        chosen = choosing(results, validation)
+        return rank(chosen, self.config.checkpoints, self.state.reference, guarded)
 
     def _record(
-        self, stage: str, results: Sequence[VerificationResult], extra: dict[str, Any] | None = None
+        self,
+        stage: str,
+        results: Sequence[VerificationResult],
+        weights: Weights,
+        extra: dict[str, Any],
     ) -> bool:
         """Log an epoch's scores and compare them with the best; returns whether they are the new best."""
         state = self.state
-        place = rank(results, self.config.checkpoints, state.reference)
+        place = self._rank(results)
         is_best = self.best is None or place < self.best.rank
         if is_best:
-            self.best = Best(place, state.epoch, stage, self.checkpoints.weights())
+            self.best = Best(place, state.epoch, stage, weights)
+        chosen = choosing(results, self.config.validation)
         values = {
             **result_metrics(results),
-            "mean_eer": mean_eer(results),
-            "full_size_eer": full_size_eer(results),
+            "mean_eer": mean_eer(chosen),
+            "full_size_eer": full_size_eer(chosen),
             "evaluation_seconds": sum(result.seconds for result in results),
-            **(extra or {}),
+            **extra,
             "stage": stage,
             "is_best": is_best,
         }
@@ -178,6 +222,17 @@ class Trainer:
         self.tracker.epoch(state.epoch, state.step, values)
         verdict = "new best" if is_best else "not better"
         if place.excess:
-            verdict = f"full size {100 * place.excess:.2f} points beyond what is allowed"
+            verdict = f"EER {100 * place.excess:.2f} points beyond what is allowed"
         self.tracker.table(f"epoch {state.epoch} ({stage}): {verdict}", RESULT_COLUMNS, result_rows(results))
+        if len(state.history) > 1:
+            self._report_changes(results)
         return is_best
+
+    def _report_changes(self, results: Sequence[VerificationResult]) -> None:
+        """What was gained on the lists that choose, and what was lost on the guards, since epoch 0."""
+        history = self.state.history
+        for gain in gains(results, history[0], self.config.validation):
+            points = ", ".join(f"{0.0 - change:+.2f} at {dim}" for dim, change in gain.points.items())
+            self.tracker.say(f"{gain.name}{' (guard)' if gain.is_guard else ''}: EER since epoch 0 {points}")
+        if (warning := overfitting_warning(history[-2], history[-1])) is not None:
+            self.tracker.say(warning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,8 @@ from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
 from mrl.data.corpus import Corpus
 from mrl.data.loading import CropDataset, make_loader
-from mrl.loss import SlicedClassifier, SlicedLoss, build_loss
+from mrl.data.speed import at_speed, source_samples
+from mrl.loss import SlicedClassifier, class_speeds
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead
 from mrl.models.released import ReleasedModel
@@ -24,9 +26,12 @@ from mrl.models.warm_start import (
     released_projection,
 )
 from mrl.randomness import numpy_generator, torch_generator
+from mrl.training.criterion import Criterion, build_criterion
 
 _BATCH = 32
 _CROP_SECONDS = 4.0  # close to what the released models saw, long enough for a stable class vector
+
+_TEACHER_SAMPLE = 2_000  # utterances that the map to a teacher's space is first fitted on
 
 Advance = Callable[[int], None]
 
@@ -38,36 +43,75 @@ def warm_start(
     device: torch.device,
     advance: Advance | None = None,
     say: Callable[[str], None] | None = None,
-) -> tuple[SpeakerEncoder, SlicedLoss]:
+    *,
+    teacher: SpeakerEncoder | None = None,
+) -> tuple[SpeakerEncoder, Criterion]:
     """An encoder around the released backbone, its head and class vectors started as ``model.head_init`` says.
 
-    ``advance`` is told how many utterances were embedded; :func:`sample_size` says how many there will be.
-    ``say`` is told of each that could not be read and was replaced.
+    ``advance`` is told how many utterances were embedded; :func:`num_embedded` says how many there will be.
+    ``say`` is told of each that could not be read and was replaced. ``teacher`` is a model other than
+    ``released``, where the configuration names one.
     """
     torch.manual_seed(config.seed)  # the fresh layers of head_init: random, and nothing else
+    sample = _Sample(config, corpus, device, advance, say)
+    encoder, embeddings = _started_encoder(config, released, sample, device)
+    if teacher is None and any(stage.teacher_weight for stage in config.stages):
+        teacher = copy.deepcopy(encoder)
+    criterion = build_criterion(config, len(corpus.speakers), teacher)
+    if isinstance(criterion.loss, SlicedClassifier):
+        _start_classes(config, criterion.loss, encoder, embeddings, sample)
+    if criterion.term is not None and config.model.teacher is not None:
+        assert teacher is not None
+        teacher = teacher.to(device)
+        few = sample.first(_TEACHER_SAMPLE)
+        criterion.term.fit(embeddings[: len(few)], few.embed(teacher))
+    return encoder.to(device), criterion.to(device)
+
+
+def _started_encoder(
+    config: Config, released: ReleasedModel, sample: _Sample, device: torch.device
+) -> tuple[SpeakerEncoder, Tensor]:
+    """The encoder on ``device``, and its embeddings [N, D] of the sample."""
     head = MatryoshkaHead(released.pooled_dim, config.dims[-1], config.model.dropout)
     projection = released_projection(released)
     how = config.model.head_init
     if how != "rotated":
         initialise_head(head, projection, how)
-    encoder = SpeakerEncoder(released, head, config.dims)
+        encoder = SpeakerEncoder(released, head, config.dims).to(device).eval()
+        return encoder, sample.embed(encoder)
+    # In the released coordinates, which are still to be turned.
+    probe = MatryoshkaHead(released.pooled_dim, released.embedding_dim)
+    initialise_head(probe, projection, "truncated")
+    straight = SpeakerEncoder(released, probe, (released.embedding_dim,)).to(device).eval()
+    embeddings = sample.embed(straight)
+    rotation = between_class_rotation(embeddings, sample.speakers)
+    initialise_head(head, projection, how, rotation)
+    encoder = SpeakerEncoder(released, head, config.dims).to(device).eval()
+    return encoder, _turned(embeddings, rotation, config.dims[-1])
 
-    # In the released coordinates if these are still to be turned, otherwise through the finished head.
-    probe = MatryoshkaHead(released.pooled_dim, released.embedding_dim) if how == "rotated" else head
-    if how == "rotated":
-        initialise_head(probe, projection, "truncated")
-    chosen = balanced_sample(corpus, sample_size(config, corpus), config.seed)
-    embeddings, speakers = _embed(encoder, probe, corpus, chosen, config, device, advance, say)
-    if how == "rotated":
-        rotation = between_class_rotation(embeddings, speakers)
-        initialise_head(head, projection, how, rotation)
-        embeddings = _turned(embeddings, rotation, config.dims[-1])
 
-    classifier = build_loss(config, len(corpus.speakers))
-    if isinstance(classifier, SlicedClassifier):
-        vectors = class_vectors(embeddings, speakers, len(corpus.speakers), config.seed)
-        classifier.set_class_vectors(vectors, torch_generator(config.seed, "sub-centres"))
-    return encoder.to(device), classifier.to(device)
+def _start_classes(
+    config: Config,
+    classifier: SlicedClassifier,
+    encoder: SpeakerEncoder,
+    embeddings: Tensor,
+    sample: _Sample,
+) -> None:
+    """Class vectors from speaker means; those of a speed from the sample played at it."""
+    num_speakers = classifier.num_speakers
+    at_speeds = [embeddings, *(sample.embed(encoder, speed) for speed in class_speeds(config))]
+    speakers = [sample.speakers + block * num_speakers for block in range(classifier.num_blocks)]
+    vectors = class_vectors(
+        torch.cat(at_speeds), torch.cat(speakers), num_speakers * classifier.num_blocks, config.seed
+    )
+    classifier.set_class_vectors(vectors, torch_generator(config.seed, "sub-centres"))
+
+
+def num_embedded(config: Config, corpus: Corpus) -> int:
+    """How many embeddings the warm start makes."""
+    size = sample_size(config, corpus)
+    passes = 1 + len(class_speeds(config)) if config.loss.has_classes else 1
+    return passes * size + (min(size, _TEACHER_SAMPLE) if config.model.teacher is not None else 0)
 
 
 def sample_size(config: Config, corpus: Corpus) -> int:
@@ -92,28 +136,53 @@ def _turned(embeddings: Tensor, rotation: Tensor, dim: int) -> Tensor:
     return torch.nn.functional.pad(kept, (0, dim - kept.shape[1]))
 
 
-@torch.no_grad()
-def _embed(
-    encoder: SpeakerEncoder,
-    head: MatryoshkaHead,
-    corpus: Corpus,
-    chosen: NDArray[np.int64],
-    config: Config,
-    device: torch.device,
-    advance: Advance | None,
-    say: Callable[[str], None] | None,
-) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, E] on the CPU and speaker numbers [N] of one crop of each chosen utterance."""
-    dataset = CropDataset(corpus, round(_CROP_SECONDS * SAMPLE_RATE), config.seed)
-    batches = [[(0, int(item)) for item in chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
-    backbone, head = encoder.backbone.to(device).eval(), head.to(device).eval()
-    embeddings, speakers = [], []
-    for batch in make_loader(dataset, batches, config.data.workers, pin_memory=device.type == "cuda"):
-        embeddings.append(head(backbone(batch.waveforms.to(device, non_blocking=True))).float().cpu())
-        speakers.append(batch.speakers)
-        if say is not None:
-            for message in batch.replaced:
-                say(f"warm start, replaced: {message}")
-        if advance is not None:
-            advance(len(batch.speakers))
-    return torch.cat(embeddings), torch.cat(speakers)
+class _Sample:
+    """One crop of each of the utterances that the warm start embeds.
+
+    Attributes:
+        speakers: their speaker numbers [N].
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        corpus: Corpus,
+        device: torch.device,
+        advance: Advance | None,
+        say: Callable[[str], None] | None,
+        chosen: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._context = (config, corpus, device, advance, say)
+        if chosen is None:
+            chosen = balanced_sample(corpus, sample_size(config, corpus), config.seed)
+        self._chosen = chosen
+        self.speakers = torch.from_numpy(corpus.speaker_ids[chosen].astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def first(self, count: int) -> _Sample:
+        """The first ``count`` of the sample, which are of different speakers as far as there are so many."""
+        return _Sample(*self._context, self._chosen[:count])
+
+    @torch.no_grad()
+    def embed(self, encoder: SpeakerEncoder, speed: float = 1.0) -> Tensor:
+        """Embeddings [N, D] on the CPU of the sample, played ``speed`` times as fast."""
+        config, corpus, device, advance, say = self._context
+        num_samples = round(_CROP_SECONDS * SAMPLE_RATE)
+        dataset = CropDataset(corpus, source_samples(num_samples, [speed]), config.seed)
+        keys = [(0, int(item)) for item in self._chosen]
+        batches = [keys[i : i + _BATCH] for i in range(0, len(keys), _BATCH)]
+        embeddings, speakers = [], []
+        for batch in make_loader(dataset, batches, config.data.workers, pin_memory=device.type == "cuda"):
+            waveforms = at_speed(batch.waveforms.to(device, non_blocking=True), speed, num_samples)
+            embeddings.append(encoder(waveforms).float().cpu())
+            speakers.append(batch.speakers)
+            if say is not None:
+                for message in batch.replaced:
+                    say(f"warm start, replaced: {message}")
+            if advance is not None:
+                advance(len(batch.speakers))
+        # An unreadable file may have been replaced by another speaker's.
+        self.speakers = torch.cat(speakers)
+        return torch.cat(embeddings)

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from mrl.audio import SAMPLE_RATE, read_crop
+from mrl.config import AugmentationConfig, DataConfig
+from mrl.data.augment import Augmenter
+from mrl.data.clips import ClipBanks
 from mrl.data.corpus import Corpus, scan
-from mrl.data.loading import Batch, Crop, CropDataset, EpochBatches, collate, make_loader
+from mrl.data.epoch_batches import EpochBatches
+from mrl.data.loading import Batch, Crop, CropDataset, collate, make_loader
+from mrl.data.sampling import Sampling
 from mrl.errors import AudioError, DataError
 from mrl.randomness import numpy_generator
 
@@ -104,62 +107,28 @@ def test_collate_stacks() -> None:
     assert batch.replaced == ["a.wav: gone"]
 
 
-def test_an_epoch_holds_each_utterance_once() -> None:
-    batches = EpochBatches(12, 4, seed=1)
-    batches.set_epoch(5)
-    keys = [key for batch in batches for key in batch]
-    assert sorted(keys) == [(5, utterance) for utterance in range(12)]
-    assert all(type(number) is int for key in keys for number in key)
-    batches.set_epoch(6)
-    assert [utterance for batch in batches for _, utterance in batch] != [utterance for _, utterance in keys]
+def test_a_repeat_in_an_epoch_is_another_crop(corpus: Corpus) -> None:
+    dataset = CropDataset(corpus, SAMPLES, seed=7)
+    first, second, third = (dataset[key].waveform for key in ((3, 5), (3, 5, 1), (3, 5, 2)))
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert torch.equal(second, dataset[(3, 5, 1)].waveform)
 
 
-@given(
-    num_utterances=st.integers(1, 60),
-    part=st.integers(1, 8),
-    world_size=st.integers(1, 4),
-    epoch=st.integers(0, 3),
-    data=st.data(),
-)
-def test_parts_of_all_processes_make_the_batches(
-    num_utterances: int, part: int, world_size: int, epoch: int, data: st.DataObject
-) -> None:
-    batch_size = part * world_size
-    if num_utterances < world_size:
-        with pytest.raises(ValueError, match="too few"):
-            EpochBatches(num_utterances, batch_size, 1, world_size=world_size)
-        return
-    steps = max(1, num_utterances // batch_size)
-    start = data.draw(st.integers(0, steps))
-    of_ranks = []
-    for rank in range(world_size):
-        batches = EpochBatches(num_utterances, batch_size, 1, rank=rank, world_size=world_size)
-        assert batches.steps_per_epoch == steps
-        batches.set_epoch(epoch)
-        whole_epoch = list(batches)
-        assert len(whole_epoch) == len(batches) == steps
-        batches.set_epoch(epoch, start)
-        assert len(batches) == steps - start
-        assert list(batches) == whole_epoch[start:]
-        of_ranks.append(whole_epoch)
-    united = [[key for part in parts for key in part] for parts in zip(*of_ranks, strict=True)]
-    order = numpy_generator(1, "order", epoch).permutation(num_utterances).tolist()
-    size = min(batch_size, num_utterances - num_utterances % world_size)
-    assert united == [
-        [(epoch, utterance) for utterance in order[step * size : (step + 1) * size]] for step in range(steps)
-    ]
-    assert len({len(part) for parts in of_ranks for part in parts}) == 1
-
-
-def test_a_batch_that_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch of 10 cannot be cut into 4"):
-        EpochBatches(100, 10, 1, world_size=4)
+def test_a_repeat_is_augmented_in_its_own_way(corpus: Corpus) -> None:
+    augmenter = Augmenter(AugmentationConfig(gain_probability=1.0), seed=7, banks=ClipBanks())
+    keys = [[(3, 5), (3, 5, 1), (3, 5)]]
+    (batch,) = make_loader(CropDataset(corpus, SAMPLES, seed=7), keys, 0, False, augmenter)
+    assert batch.plan is not None
+    first, again, same = augmenter.apply(torch.ones(3, SAMPLES), batch.plan)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, again)
 
 
 def test_workers_change_nothing(corpus: Corpus) -> None:
     corpus.path(4).write_bytes(b"damaged")
     dataset = CropDataset(corpus, SAMPLES, seed=7)
-    batches = EpochBatches(len(corpus), 4, seed=7)
+    batches = EpochBatches(Sampling(corpus, DataConfig(train=corpus.root), 7), 4)
     alone = make_loader(dataset, batches, workers=0, pin_memory=False)
     together = make_loader(dataset, batches, workers=2, pin_memory=False)
     for epoch, start in ((1, 0), (2, 1), (1, 0)):
@@ -172,7 +141,8 @@ def test_workers_change_nothing(corpus: Corpus) -> None:
 
 
 def test_an_epoch_left_early_does_not_leak_into_the_next(corpus: Corpus) -> None:
-    dataset, batches = CropDataset(corpus, SAMPLES, seed=7), EpochBatches(len(corpus), 2, seed=7)
+    dataset = CropDataset(corpus, SAMPLES, seed=7)
+    batches = EpochBatches(Sampling(corpus, DataConfig(train=corpus.root), 7), 2)
     loader = make_loader(dataset, batches, workers=2, pin_memory=False)
     batches.set_epoch(1)
     for _ in loader:
@@ -222,3 +192,18 @@ def test_m4a_is_decoded_in_workers_after_the_main_process_did() -> None:
     here = list(make_loader(dataset, keys, workers=0, pin_memory=False))
     for mine, theirs in zip(here, make_loader(dataset, keys, workers=2, pin_memory=False), strict=True):
         assert_same(mine, theirs)
+
+
+def test_batches_are_planned_and_prepared_where_they_are_read(corpus: Corpus) -> None:
+    config = AugmentationConfig(codec_probability=0.5, codecs=("mp3",), speed_probability=0.5)
+    augment = Augmenter(config, seed=7, banks=ClipBanks())
+    dataset, keys = CropDataset(corpus, augment.source_samples(SAMPLES), seed=7), [[(1, 0), (1, 3), (1, 7)]]
+    (plain,) = make_loader(dataset, keys, workers=0, pin_memory=False)
+    plan = augment.plan(plain.utterances, plain.speakers, epoch=1, num_samples=plain.waveforms.shape[1])
+    assert plan.codec is not None
+    for workers in (0, 2):
+        (batch,) = make_loader(dataset, keys, workers, pin_memory=False, augmenter=augment)
+        assert torch.equal(batch.waveforms, augment.prepare(plain.waveforms, plan))
+        augmented = augment.apply(batch.waveforms, batch.plan)
+        assert augmented.shape == (3, SAMPLES)
+        assert torch.equal(augmented, augment.apply(augment.prepare(plain.waveforms, plan), plan))

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mrl.data.corpus import Corpus
-from mrl.data.listing import offsets_of
 from mrl.data.trials import (
     Trial,
     TrialList,
@@ -20,20 +19,7 @@ from mrl.data.trials import (
     write_trials,
 )
 from mrl.errors import DataError
-
-
-def corpus_of(paths: list[str]) -> Corpus:
-    """A corpus of files that need not exist."""
-    ordered = sorted(paths, key=lambda path: path.split("/"))
-    speakers = sorted({path.split("/")[0] for path in ordered})
-    encoded = [path.encode() for path in ordered]
-    return Corpus(
-        Path("root"),
-        tuple(speakers),
-        np.array([speakers.index(path.split("/")[0]) for path in ordered], dtype=np.int32),
-        np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        offsets_of(np.array([len(path) for path in encoded], dtype=np.int64)),
-    )
+from tests.data.corpora import corpus_of
 
 
 def grid(speakers: int, sessions: int, utterances: int) -> Corpus:

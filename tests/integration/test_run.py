@@ -19,7 +19,7 @@ from mrl.errors import CheckpointError
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.pretrained import load_released
-from mrl.training import trainer
+from mrl.training import live_weights, trainer, validation
 from mrl.training.checkpoint import CheckpointFolder
 from mrl.training.selection import Rank
 from mrl.training.updater import Updater
@@ -28,7 +28,7 @@ from tests.integration.conftest import CONFIG
 
 def same_weights(a: Path, b: Path) -> None:
     first, second = read_checkpoint(a), read_checkpoint(b)
-    for part in ("encoder", "classifier"):
+    for part in ("encoder", "criterion"):
         assert first[part].keys() == second[part].keys()
         for key, value in first[part].items():
             assert torch.equal(value, second[part][key]), f"{part}.{key}"
@@ -141,18 +141,18 @@ def test_a_stage_starts_from_the_best_and_harm_is_not_kept(run, workplace, capsy
     def worse_after_epoch_0(results):
         return honest(results) + (0.1 if len(scored) > 1 else 0.0)
 
-    verify = trainer.verify
+    verify = validation.verify
 
     def watched(encoder, *arguments, **options):
         scored.append(encoder.head.linear.weight.detach().clone())
         return verify(encoder, *arguments, **options)
 
-    monkeypatch.setattr(trainer, "verify", watched)
+    monkeypatch.setattr(validation, "verify", watched)
     monkeypatch.setattr("mrl.training.selection.full_size_eer", worse_after_epoch_0)
     entered: list[torch.Tensor] = []
-    enter = trainer.enter_stage
+    enter = live_weights.enter_stage
     monkeypatch.setattr(
-        trainer,
+        live_weights,
         "enter_stage",
         lambda e, c, s: (entered.append(e.head.linear.weight.detach().clone()), enter(e, c, s)),
     )
@@ -286,11 +286,11 @@ def test_a_missing_trial_utterance_is_an_error(run, workplace, capsys):
 def test_non_finite_numbers_stop_with_evidence(run, workplace, capsys, monkeypatch):
     update = Updater.update
 
-    def poisoned(self, waveforms, speakers, *, stage_step, run_step):
+    def poisoned(self, waveforms, targets, *, run_step, **options):
         if run_step == 5:
             waveforms = waveforms.clone()
             waveforms[2, 100] = float("nan")
-        return update(self, waveforms, speakers, stage_step=stage_step, run_step=run_step)
+        return update(self, waveforms, targets, run_step=run_step, **options)
 
     monkeypatch.setattr(Updater, "update", poisoned)
     assert run() == 2

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from mrl.config import RuntimeConfig, StageConfig
-from mrl.loss import SlicedMarginClassifier
+from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier, Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead
 from mrl.models.pretrained import build_released
-from mrl.training.stages import StagePlan, enter_stage
+from mrl.training.criterion import Criterion
+from mrl.training.schedules import StagePlan
+from mrl.training.stages import enter_stage
 from mrl.training.updater import NonFiniteError, Updater
 
 STAGE = {
@@ -20,26 +22,24 @@ STAGE = {
     "learning_rate": {"backbone": 1e-3, "head": 1e-3, "classifier": 1e-2},
 }  # fmt: skip
 CROPS = torch.randn(8, 8_000, generator=torch.Generator().manual_seed(0)) * 0.1
-SPEAKERS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+TARGETS = Targets(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]))
+PEAK = PrefixSettings(margins=(0.2, 0.2), weights=(1.0, 0.5))
 
 
 def make(tiny_config, dropout=0.0, precision="float32", **changes):
-    """A fresh updater with its encoder and classifier; the same weights every time."""
+    """A fresh updater with its encoder and criterion; the same weights every time."""
     torch.manual_seed(0)
     released = build_released(tiny_config, seed=1)
     encoder = SpeakerEncoder(released, MatryoshkaHead(released.pooled_dim, 16, dropout), [8, 16])
-    classifier = SlicedMarginClassifier(4, {8: 1.0, 16: 0.5})
-    plan = StagePlan(StageConfig(**{**STAGE, **changes}), 0, 5, 0.2)
-    enter_stage(encoder, classifier, plan.stage)
-    return (
-        Updater(encoder, classifier, plan, RuntimeConfig(device="cpu", precision=precision), 3),
-        encoder,
-        classifier,
-    )
+    criterion = Criterion(SlicedClassifier(4, [8, 16], [MarginSoftmax("aam")] * 2, [30.0, 30.0]))
+    plan = StagePlan(StageConfig(**{**STAGE, **changes}), 0, 5, (8, 16), PEAK)
+    enter_stage(encoder, criterion, plan.stage)
+    runtime = RuntimeConfig(device="cpu", precision=precision)
+    return Updater(encoder, criterion, plan, runtime, 3), encoder, criterion
 
 
 def run(updater, steps, start=0):
-    return [updater.update(CROPS, SPEAKERS, stage_step=k, run_step=k) for k in range(start, start + steps)]
+    return [updater.update(CROPS, TARGETS, stage_step=k, run_step=k) for k in range(start, start + steps)]
 
 
 def gradients(*modules):
@@ -47,10 +47,10 @@ def gradients(*modules):
 
 
 def test_class_vectors_head_and_backbone_move_and_the_loss_falls(tiny_config):
-    updater, encoder, classifier = make(tiny_config)
-    before = copy.deepcopy({**encoder.state_dict(), "classes": classifier.class_vectors.detach()})
+    updater, encoder, criterion = make(tiny_config)
+    before = copy.deepcopy({**encoder.state_dict(), "classes": criterion.loss.class_vectors.detach()})
     values = run(updater, 12)
-    after = {**encoder.state_dict(), "classes": classifier.class_vectors.detach()}
+    after = {**encoder.state_dict(), "classes": criterion.loss.class_vectors.detach()}
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     assert "classes" in moved
     assert {"head.linear.weight", "head.linear.bias", "head.bn.weight"} <= moved
@@ -90,6 +90,31 @@ def test_rates_follow_the_schedule(tiny_config):
     assert values[2].rates["backbone"] == pytest.approx(0.6e-3)
 
 
+def test_a_plateau_lowers_the_rates(tiny_config):
+    updater, *_ = make(tiny_config, schedule="plateau", plateau_factor=0.1, final_rate_share=0.0)
+    values = updater.update(CROPS, TARGETS, stage_step=0, run_step=0, plateau_reductions=2)
+    assert values.rates["head"] == pytest.approx(1e-5)
+
+
+def test_a_prefix_that_has_not_joined_is_not_minimised(tiny_config):
+    updater, *_ = make(tiny_config, prefix_start={16: 2})
+    before, after = run(updater, 1, start=4)[0], run(updater, 1, start=5)[0]  # five steps an epoch
+    assert before.loss == pytest.approx(before.loss_per_prefix[0])
+    assert after.loss == pytest.approx(after.loss_per_prefix[0] + 0.5 * after.loss_per_prefix[1])
+
+
+def test_the_gradient_flow_is_measured_where_asked_for_and_before_clipping(tiny_config):
+    updater, *_ = make(tiny_config)
+    assert run(updater, 1)[0].flow is None
+    flows = []
+    for clip in (None, 1e-3):
+        updater, *_ = make(tiny_config, gradient_clip=clip)
+        values = updater.update(CROPS, TARGETS, stage_step=0, run_step=0, measure_flow=True)
+        flows.append(values.flow.metrics)
+    assert {"gradient/stem", "gradient/stage1", "gradient/pooling", "gradient/head"} < set(flows[0])
+    assert flows[0] == flows[1]
+
+
 def test_dropout_depends_on_seed_and_step_alone(tiny_config):
     first, *_ = make(tiny_config, dropout=0.5)
     a = run(first, 3)
@@ -118,48 +143,48 @@ def test_a_restored_state_goes_on_bit_for_bit(tiny_config):
 
 @pytest.mark.parametrize("where", ["crop", "weight"])
 def test_a_non_finite_loss_stops_before_the_update(tiny_config, where):
-    updater, encoder, classifier = make(tiny_config)
+    updater, encoder, criterion = make(tiny_config)
     crops = CROPS.clone()
     if where == "crop":
         crops[3, 100] = float("nan")
     else:
         with torch.no_grad():
             encoder.head.linear.weight[0, 0] = float("inf")
-    before = copy.deepcopy([*encoder.state_dict().values(), *classifier.state_dict().values()])
+    before = copy.deepcopy([*encoder.state_dict().values(), *criterion.state_dict().values()])
     with pytest.raises(NonFiniteError, match="the loss is nan"):
-        updater.update(crops, SPEAKERS, stage_step=0, run_step=0)
-    after = [*encoder.state_dict().values(), *classifier.state_dict().values()]
+        updater.update(crops, TARGETS, stage_step=0, run_step=0)
+    after = [*encoder.state_dict().values(), *criterion.state_dict().values()]
     assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
 
 
 def test_a_non_finite_gradient_stops_before_the_update(tiny_config):
-    updater, encoder, classifier = make(tiny_config)
+    updater, encoder, criterion = make(tiny_config)
     encoder.head.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
-    before = classifier.class_vectors.detach().clone()
+    before = criterion.loss.class_vectors.detach().clone()
     with pytest.raises(NonFiniteError, match="norm of the gradient"):
         run(updater, 1)
-    assert torch.equal(classifier.class_vectors, before)
+    assert torch.equal(criterion.loss.class_vectors, before)
 
 
 def test_bf16_autocast_trains_with_the_loss_in_float32(tiny_config):
     exact, *_ = make(tiny_config)
-    coarse, encoder, classifier = make(tiny_config, precision="bf16")
+    coarse, encoder, criterion = make(tiny_config, precision="bf16")
     a, b = run(exact, 1)[0], run(coarse, 1)[0]
     assert b.loss != a.loss
     assert b.loss == pytest.approx(a.loss, rel=0.05)
-    assert all(p.dtype == torch.float32 for p in [*encoder.parameters(), classifier.class_vectors])
+    assert all(p.dtype == torch.float32 for p in [*encoder.parameters(), criterion.loss.class_vectors])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fp16_overflow_is_skipped_and_the_scale_falls(tiny_config):
-    updater, encoder, classifier = make(tiny_config)
-    encoder.cuda(), classifier.cuda()
-    plan = StagePlan(StageConfig(**STAGE), 0, 5, 0.2)
-    updater = Updater(encoder, classifier, plan, RuntimeConfig(device="cuda", precision="fp16"), 3)
+    updater, encoder, criterion = make(tiny_config)
+    encoder.cuda(), criterion.cuda()
+    plan = StagePlan(StageConfig(**STAGE), 0, 5, (8, 16), PEAK)
+    updater = Updater(encoder, criterion, plan, RuntimeConfig(device="cuda", precision="fp16"), 3)
     updater._scaler.update(2.0**30)
-    before = classifier.class_vectors.detach().clone()
-    first = updater.update(CROPS.cuda(), SPEAKERS.cuda(), stage_step=0, run_step=0)
+    before = criterion.loss.class_vectors.detach().clone()
+    first = updater.update(CROPS.cuda(), Targets(TARGETS.speakers.cuda()), stage_step=0, run_step=0)
     assert first.skipped
-    assert torch.equal(classifier.class_vectors, before)
+    assert torch.equal(criterion.loss.class_vectors, before)
     assert updater.state_dict()["scaler"]["scale"] < 2.0**30

@@ -1,0 +1,52 @@
+"""Audio of the validation lists is opened before the run begins, and all that is wrong is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from mrl.data.readable import check_audio_readable
+from mrl.data.trials import Trial, TrialList
+from mrl.errors import DataError
+
+
+def listed(root: Path, count: int) -> TrialList:
+    for item in range(count):
+        soundfile.write(root / f"{item}.wav", np.full(160, 0.1, dtype=np.float32), 16_000)
+    return TrialList.from_trials(
+        "x", root, [Trial(item == 0, "0.wav", f"{item}.wav") for item in range(count)]
+    )
+
+
+def test_good_files_pass_and_bad_ones_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    trials = listed(tmp_path, 9)
+    check_audio_readable([trials, trials])
+    whole = (tmp_path / "1.wav").read_bytes()
+    (tmp_path / "1.wav").write_bytes(whole[:-100])
+    (tmp_path / "2.wav").write_bytes(b"")
+    (tmp_path / "3.wav").write_bytes(b"no audio at all")
+    with pytest.raises(DataError) as caught:
+        check_audio_readable([trials, trials])
+    message = str(caught.value)
+    assert "3 of 9 audio files" in message
+    for expected in ("1.wav: cut short", "2.wav: empty", "3.wav: damaged"):
+        assert expected in message
+    assert "more" not in message
+
+
+def test_no_more_than_five_are_named(tmp_path: Path) -> None:
+    trials = listed(tmp_path, 9)
+    for item in range(1, 8):
+        (tmp_path / f"{item}.wav").write_bytes(b"")
+    with pytest.raises(DataError, match="7 of 9") as caught:
+        check_audio_readable([trials])
+    assert str(caught.value).count(": empty") == 5
+    assert "and 2 more" in str(caught.value)
+
+
+def test_mp3_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(b"")
+    check_audio_readable([TrialList.from_trials("x", tmp_path, [Trial(True, "a.mp3", "a.mp3")])])

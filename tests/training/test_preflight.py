@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrl.config import Config
+from mrl.errors import ConfigError
+from mrl.training.preflight import configured_paths, require_paths
+from tests.integration.conftest import CONFIG
+
+FOLDERS = {
+    "noise": "noise/",
+    "music": "music/ of MUSAN",
+    "babble": "speech/ of MUSAN",
+    "room_responses": "RIRS",
+}
+
+
+def config(folder: Path, keys: dict[str, Any]) -> Config:
+    return Config.model_validate(
+        {**CONFIG, "data": {"train": folder, **keys}, "model": {"pretrained": str(folder / "b.pt")}}
+    )
+
+
+@pytest.mark.parametrize("key", FOLDERS)
+def test_a_missing_folder_of_clips_is_named_with_what_to_put_there(key: str, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    with pytest.raises(ConfigError) as caught:
+        require_paths(config(tmp_path, {key: missing}), "run.yaml", needs_weights=False)
+    (line,) = [problem for problem in caught.value.problems if problem.startswith(f"data.{key}: ")]
+    assert f"{missing} does not exist" in line
+    assert FOLDERS[key] in line
+
+
+def test_only_configured_folders_are_looked_for(tmp_path: Path) -> None:
+    keys = [key for key, _, _ in configured_paths(config(tmp_path, {"music": tmp_path}))]
+    assert [key for key in keys if key.startswith("data.")] == ["data.train", "data.music"]
