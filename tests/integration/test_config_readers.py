@@ -35,9 +35,10 @@ def reads(monkeypatch):
 
     def watched(self, name):
         if name in type(self).model_fields:
-            caller = sys._getframe(1).f_globals["__name__"]
-            through = {sys._getframe(depth).f_code.co_name for depth in (1, 2)} & PROPERTIES
-            if not caller.startswith(("mrl.config", "pydantic")) or through:
+            frame = sys._getframe(1)
+            around = {frame.f_code.co_name, frame.f_back.f_code.co_name if frame.f_back else ""}
+            caller = frame.f_globals["__name__"]
+            if not caller.startswith(("mrl.config", "pydantic")) or around & PROPERTIES:
                 seen.add((type(self).__name__, name))
         return object.__getattribute__(self, name)
 
