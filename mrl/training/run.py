@@ -46,6 +46,7 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
         config.logging,
         run_config=config_to_dict(config),
         resume_step=resumed.state.step if resumed else None,
+        resume_epoch=resumed.state.epoch if resumed else None,
         wandb_run_id=resumed.wandb_run_id if resumed else None,
     ) as tracker:
         for line in console.said:

@@ -34,14 +34,17 @@ def set_aside(directory: Path, *names: str) -> list[str]:
     return [_numbered(name, number) for name in present]
 
 
-def drop_records_after(metrics: Path, step: int) -> None:
-    """Rewrite a metrics file, all or nothing, without records beyond ``step`` and without broken lines."""
+def drop_records_after(metrics: Path, step: int, epoch: int | None = None) -> None:
+    """Rewrite a metrics file, all or nothing, without records beyond ``step`` and without broken lines.
+
+    An epoch that only averages weights ends with the same step as the one before: ``epoch`` tells them apart.
+    """
     if not metrics.exists():
         return
 
     def write(temporary: Path) -> None:
         with metrics.open("rb") as old, temporary.open("wb") as new:
-            new.writelines(line for line in old if _is_kept(line, step))
+            new.writelines(line for line in old if _is_kept(line, step, epoch))
 
     write_atomically(metrics, write)
 
@@ -74,8 +77,10 @@ def _numbered(name: str, number: int) -> str:
     return f"{path.stem}.{number}{path.suffix}"
 
 
-def _is_kept(line: bytes, step: int) -> bool:
+def _is_kept(line: bytes, step: int, epoch: int | None) -> bool:
     try:
-        return line.endswith(b"\n") and json.loads(line)["step"] <= step
+        record = json.loads(line)
+        is_later = epoch is not None and record["kind"] == "epoch" and record["epoch"] > epoch
+        return line.endswith(b"\n") and record["step"] <= step and not is_later
     except (ValueError, KeyError, TypeError):
         return False

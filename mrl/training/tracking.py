@@ -48,9 +48,9 @@ class Tracker:
     """Console, log and metrics of one run; a context manager.
 
     Without ``resume_step`` the files of an earlier run in the folder are kept under numbered names
-    (``metrics.1.jsonl``). With it, the run in the folder goes on after that step: later metrics are dropped,
-    the log is appended to, and Weights & Biases goes on with ``wandb_run_id``. ``files=False`` keeps to the
-    console.
+    (``metrics.1.jsonl``). With it, the run in the folder goes on after that step (and ``resume_epoch``): later
+    metrics are dropped, the log is appended to, and Weights & Biases goes on with ``wandb_run_id``.
+    ``files=False`` keeps to the console.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Tracker:
         *,
         run_config: dict[str, Any],
         resume_step: int | None = None,
+        resume_epoch: int | None = None,
         wandb_run_id: str | None = None,
         files: bool = True,
     ) -> None:
@@ -71,7 +72,7 @@ class Tracker:
             return
         folder = self._attempt(str(config.directory), lambda: make_folder(config.directory))
         if folder is not None:
-            self._open_files(config.directory, run_config, resume_step)
+            self._open_files(config.directory, run_config, resume_step, resume_epoch)
             self._open_services(config, run_config, resume_step)
 
     def __enter__(self) -> Tracker:
@@ -157,7 +158,13 @@ class Tracker:
             self._sinks.append(sink)
         return sink
 
-    def _open_files(self, directory: Path, run_config: dict[str, Any], resume_step: int | None) -> None:
+    def _open_files(
+        self,
+        directory: Path,
+        run_config: dict[str, Any],
+        resume_step: int | None,
+        resume_epoch: int | None,
+    ) -> None:
         kept: list[str] | None = None
         if resume_step is None:
             kept = self._attempt("earlier run's files", lambda: set_aside(directory, METRICS, LOG, CONFIG))
@@ -168,7 +175,7 @@ class Tracker:
 
         def open_metrics() -> MetricsFile:
             if resume_step is not None:
-                drop_records_after(directory / METRICS, resume_step)
+                drop_records_after(directory / METRICS, resume_step, resume_epoch)
             return MetricsFile(directory / METRICS)
 
         self._open(METRICS, open_metrics)

@@ -110,16 +110,14 @@ class Trainer:
             first_epoch=state.epoch - state.stage_epoch + 1,
         )
         self._restore(runner, stage.name)
-        if (
-            state.stage_epoch >= stage.epochs and not stage.average
-        ):  # resumed with fewer epochs than it has done
-            self._advance(plan)
         while state.stage == plan.index:
-            if self._is_over(plan):
-                self._score_average(plan, runner)
-            else:
+            if not self._is_over(plan):
                 runner.run_epoch(state, self.best)
                 self._finish_epoch(plan, runner)
+            elif len(state.recent) > 1:
+                self._score_average(plan, runner)
+            else:  # resumed with fewer epochs than it has done
+                self._advance(plan)
         runner.leave()
 
     def _restore(self, runner: StageRunner, stage: str) -> None:
@@ -154,7 +152,7 @@ class Trainer:
         if is_over and state.stage_epoch < stage.epochs:
             self.tracker.say(f"stage {stage.name}: no new best in {state.stale} validations, it ends early")
         stage_state: dict[str, Any] | None = runner.state_dict()
-        if is_over and stage.average is None:
+        if is_over and len(state.recent) < 2:  # otherwise their mean is still to be scored
             self._advance(plan)
             stage_state = None
         assert self.best is not None

@@ -99,7 +99,7 @@ class Bomb:
         ),
         (
             lambda path: torch.save({**content(1), "version": 99}, path),
-            "format version 99, this version reads 1",
+            "format version 99, this version reads 2",
         ),
         (lambda path: torch.save({"format": FORMAT, "version": VERSION}, path), "lacks config, model_config"),
         (lambda path: torch.save([1], path), "not a checkpoint of this project"),

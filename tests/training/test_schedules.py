@@ -18,6 +18,7 @@ from mrl.training.schedules import (
     rate_factor_at,
     settings_at,
 )
+from tests.data.corpora import counted
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def config_of(*stages: dict) -> Config:
 
 def test_plans_count_full_batches_and_pick_margins(head_stage, full_stage):
     config = config_of(head_stage, full_stage | {"margin": 0.4, "batch_size": 100})
-    first, second = plan_stages(config, 42)
+    first, second = plan_stages(config, counted([21, 21]))
     assert (first.steps_per_epoch, first.total_steps) == (10, 100)
     assert first.peak == PrefixSettings((0.2, 0.1), (1.0, 2.0))
     assert (second.index, second.steps_per_epoch, second.peak.margins) == (1, 1, (0.4, 0.1))
@@ -187,4 +188,4 @@ def test_plans_count_full_batches_and_pick_margins(head_stage, full_stage):
 
 def test_a_warm_up_longer_than_the_stage_is_refused(head_stage):
     with pytest.raises(ConfigError, match=r"stages\.head: warmup_steps 101 is more than its 100 updates"):
-        plan_stages(config_of(head_stage | {"warmup_steps": 101}), 42)
+        plan_stages(config_of(head_stage | {"warmup_steps": 101}), counted([21, 21]))

@@ -312,3 +312,15 @@ def test_plots_that_fail_do_not_fail_the_run(
     with Tracker(config, run_config=RUN_CONFIG) as tracker:
         tracker.draw_plots()
     assert "plots: " in capsys.readouterr().out
+
+
+def test_an_epoch_without_steps_is_dropped_by_its_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"kind": "step", "step": 8},
+        {"kind": "epoch", "step": 8, "epoch": 2},
+        {"kind": "epoch", "step": 8, "epoch": 3, "average_of": "1, 2"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    drop_records_after(path, 8, 2)
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == lines[:2]
