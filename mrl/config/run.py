@@ -38,7 +38,7 @@ class LoggingConfig(Section):
     run_name: str | None = None
     """Weights & Biases run."""
     plots: bool = True
-    """Draw loss and EER curves at the end."""
+    """Draw curves of the loss, the EER and what else was recorded at the end."""
 
     @field_validator("wandb", mode="before")
     @classmethod

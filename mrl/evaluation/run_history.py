@@ -1,7 +1,8 @@
 """The metrics of a run, read back from ``metrics.jsonl``: its records by step and by epoch.
 
-Step records hold ``train/loss`` and ``train/loss_<dim>``, epoch records ``eer/<list>/<dim>`` (shares) and
-``is_best``; both the name of their ``stage``.
+Step records hold ``train/loss`` and ``train/loss_<dim>``, or ``gradient/<block>``; epoch records
+``eer/<list>/<dim>`` (shares) and ``is_best``, some of them ``average_of`` or ``held_out/...``; both the name of
+their ``stage``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 _EER_KEY = re.compile(r"eer/(?P<list>.+)/(?P<dim>\d+)")
 _LOSS_KEY = re.compile(r"train/loss_(?P<dim>\d+)")
+_HELD_OUT_KEY = re.compile(r"held_out/loss_(?P<dim>\d+)")
+_GRADIENT_KEY = re.compile(r"gradient/(?P<block>.+)")
+_STAGE_BLOCK = re.compile(r"stage(\d+)")
+_LAST_BLOCKS = ("pooling", "head", "classifier")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,16 @@ class RunHistory:
     def loss_dims(self) -> list[int]:
         """Prefix sizes with a training loss, ascending."""
         return sorted({int(match["dim"]) for match in _matches(_LOSS_KEY, self.steps)})
+
+    @property
+    def held_out_dims(self) -> list[int]:
+        """Prefix sizes with a loss on held-out utterances, ascending."""
+        return sorted({int(match["dim"]) for match in _matches(_HELD_OUT_KEY, self.epochs)})
+
+    @property
+    def blocks(self) -> list[str]:
+        """Blocks of the network with a gradient, from the input to the classifier."""
+        return sorted({match["block"] for match in _matches(_GRADIENT_KEY, self.steps)}, key=_depth)
 
     @property
     def lists(self) -> list[str]:
@@ -56,7 +71,8 @@ class RunHistory:
 def read_history(metrics_path: Path) -> RunHistory:
     """Read ``metrics.jsonl``; a missing file is an empty history, a half-written line is skipped.
 
-    A step or epoch that stands twice counts as it stands last.
+    What stands twice for a step or epoch counts as it stands last. A step may have several records, of its loss
+    and of its gradients; they are one here.
     """
     steps: dict[int, Record] = {}
     epochs: dict[int, Record] = {}
@@ -67,7 +83,7 @@ def read_history(metrics_path: Path) -> RunHistory:
         except ValueError:
             continue
         if record["kind"] == "step":
-            steps[record["step"]] = record
+            steps.setdefault(record["step"], {}).update(record)
         else:
             epochs[record["epoch"]] = record
     return RunHistory(
@@ -98,6 +114,15 @@ def is_value(record: Record, key: str) -> bool:
     """Whether the record holds a number under ``key`` (NaN is stored as null)."""
     value = record.get(key)
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _depth(block: str) -> tuple[int, int, str]:
+    """Sorts the stem first, then the stages by number, what ends the network last."""
+    if stage := _STAGE_BLOCK.fullmatch(block):
+        return 1, int(stage[1]), block
+    if block in _LAST_BLOCKS:
+        return 2, _LAST_BLOCKS.index(block), block
+    return 0, 0, block
 
 
 def _matches(pattern: re.Pattern[str], records: Sequence[Record]) -> list[re.Match[str]]:
