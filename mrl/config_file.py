@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from mrl.config import Config
+from mrl.config_problems import Location, dotted, origin_of, validate
 from mrl.errors import ConfigError
 
 OVERRIDE_SOURCE = "--set"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MAX_CONFIG_BYTES = 1_000_000
-Location = tuple[str | int, ...]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -35,21 +32,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = _merge(values, layer, source, origins)
     problems = [problem for text in overrides if (problem := _override(values, text, origins))]
     values = _expand(values, (), origins, problems)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        problems += _describe_all(error, origins, str(path))
-    if problems:
-        raise ConfigError(str(path), problems)
+    config, found = validate(values, origins, str(path))
+    if config is None or problems:
+        raise ConfigError(str(path), [*problems, *found])
     return config
 
 
 def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
     """A :class:`Config` from plain values (as a checkpoint stores them); raises :class:`ConfigError`."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(source, _describe_all(error, {}, source)) from None
+    config, problems = validate(dict(values), {}, source)
+    if config is None:
+        raise ConfigError(source, problems)
+    return config
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -199,7 +193,7 @@ def _expand(node: Any, at: Location, origins: dict[Location, str], problems: lis
         name, default = match.group(1), match.group(2)
         value = os.environ.get(name) or default
         if value is None:
-            where = f"{_origin(at, origins, '')}: {_dotted(at)}"
+            where = f"{origin_of(at, origins, '')}: {dotted(at)}"
             problems.append(
                 f"{where}: the environment variable {name} is not set (or write ${{{name}:-default}})"
             )
@@ -207,70 +201,3 @@ def _expand(node: Any, at: Location, origins: dict[Location, str], problems: lis
         return value
 
     return _VARIABLE.sub(replace, node)
-
-
-def _describe_all(error: ValidationError, origins: dict[Location, str], default_source: str) -> list[str]:
-    details = error.errors()
-    places = {tuple(detail["loc"]) for detail in details}
-    # A list whose entries failed is also reported as too short; the entries' own problems say it better.
-    return [
-        _describe(detail, origins, default_source)
-        for detail in details
-        if not (detail["type"] == "too_short" and any(_is_below(p, tuple(detail["loc"])) for p in places))
-    ]
-
-
-def _is_below(place: Location, above: Location) -> bool:
-    return len(place) > len(above) and place[: len(above)] == above
-
-
-def _describe(detail: Any, origins: dict[Location, str], default_source: str) -> str:
-    location: Location = tuple(detail["loc"])
-    where = f"{_origin(location, origins, default_source)}: {_dotted(location)}"
-    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _keys_at(location[:-1]), n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(_keys_at(location[:-1]))}"
-        return f"{where}: unknown key; {hint}"
-    if kind == "missing":
-        return f"{where}: this key is required"
-    if not location:
-        return f"{_origin(location, origins, default_source)}: {message}"
-    given = detail.get("input")
-    shown = "" if isinstance(given, (dict, list, BaseModel)) else f" (got {given!r:.80})"
-    return f"{where}: {message}{shown}"
-
-
-def _dotted(location: Location) -> str:
-    return ".".join(str(part) for part in location) or "(top level)"
-
-
-def _origin(location: Location, origins: dict[Location, str], default: str) -> str:
-    """The file that set the key, or else the nearest part above it, or else one below it."""
-    for length in range(len(location), 0, -1):
-        if source := origins.get(location[:length]):
-            return source
-    return next((source for place, source in origins.items() if _is_below(place, location)), default)
-
-
-def _keys_at(location: Location) -> list[str]:
-    """Known keys of the section at ``location``, found by walking the types."""
-    kind: Any = Config
-    for part in location:
-        if isinstance(part, str) and isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields.get(part)
-            kind = _section_in(field.annotation) if field else None
-        elif not isinstance(part, int):
-            kind = None
-        if kind is None:
-            return []
-    return sorted(kind.model_fields)
-
-
-def _section_in(annotation: Any) -> Any:
-    """The section class inside an annotation such as ``tuple[StageConfig, ...]`` or ``DemoConfig | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, UnionType, tuple, list) or get_args(annotation):
-        return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
-    return None

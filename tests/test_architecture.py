@@ -12,6 +12,7 @@ FLOORS = [
     {
         "config",
         "config_file",
+        "config_problems",
         "errors",
         "randomness",
         "device",

@@ -73,17 +73,67 @@ def test_all_problems_come_at_once_with_file_and_key(tmp_path):
         "modle: unknown key; did you mean model?",
         "model.dropuot: unknown key; did you mean dropout?",
         "model.dropout: Input should be less than 1 (got 3)",
-        "prefixes: Tuple should have at least 1 item",
+        "prefixes: the list must have at least 1 in it",
         "data.train: the environment variable NOT_SET_ANYWHERE is not set",
-        "validation.lists.0: give either root",
-        "stages.0.epochs: Input should be greater than or equal to 1 (got 0)",
-        "stages.0.learning_rate.head: Input should be a finite number",
+        "validation.lists.a: give either root",
+        "stages.a.epochs: Input should be greater than or equal to 1 (got 0)",
+        "stages.a.learning_rate.head: Input should be a finite number",
         "--set: runtime.device: Input should be 'auto', 'cpu' or 'cuda' (got 'tpu')",
         "--set nonsense: expected key=value",
     ]:
         assert expected in text
     assert text.count(str(path)) >= 8
-    assert "lists: Tuple should" not in text  # the entry's own problem says it
+    assert "lists: the list must" not in text  # the entry's own problem says it
+
+
+def test_what_does_not_fit_together_is_said_along_with_wrong_keys(tmp_path):
+    text = problems(
+        write(tmp_path, BASE),
+        "stages.head.wobble=1",
+        "loss.type=triplet",
+        "seed=x",
+        "stages.head.prefix_start={12: 2}",
+    )
+    for expected in [
+        "5 problems",
+        "stages.head.wobble: unknown key; docs/configuration.md has the",
+        "--set: seed: Input should be a valid integer",
+        "run.yaml: stages.head: prefix_start names 12, which is no prefix",
+        "run.yaml: stages.head: loss.type triplet needs utterances_per_speaker",
+        "run.yaml: stages.head: learning_rate.classifier is set, but loss.type triplet has no classifier",
+    ]:
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("loss={inter_top_k: 2, margin: 0}", "loss.inter_top_k does nothing where the margin is 0"),
+        ("loss={type: am, easy_margin: true}", "easy_margin does nothing with loss.type am"),
+        ("loss={type: supcon, subcenters: 2}", "subcenters does nothing with loss.type supcon"),
+        ("loss={inter_top_k_penalty: 0.1}", "inter_top_k_penalty does nothing without inter_top_k"),
+        ("stages.head.lora={}", "lora does nothing in a stage that trains no backbone"),
+        ("stages.head.prefix_start={8: 2, 16: 2}", "prefix_start leaves epoch 1 without any prefix"),
+        ("stages.head.average={epochs: 3}", "average.epochs 3 is more than epochs 2"),
+        ("stages.head.schedule=plateau", "plateau_patience 2 is not passed in 2 validations"),
+        ("stages.head.schedule=cosine_restarts", "cosine_restarts needs restart_epochs"),
+        ("stages.head.restart_epochs=1", "restart_epochs is for schedule cosine_restarts"),
+        ("stages.head.nesterov=false", "nesterov does nothing with optimizer adamw"),
+        ("stages.head.name=pretrained", "cannot be called pretrained"),
+        ("stages.head.augmentation={mixup_alpha: 1}", "mixup_alpha does nothing without mixup_probability"),
+        ("stages.head.augmentation={ramp_epochs: 1}", "ramp_epochs does nothing without any effect"),
+        ("stages.head.augmentation={music_probability: 0.5}", "music_probability needs data.music"),
+        ("data.train=[{path: a/x}, {path: b/x}]", "two corpora are called x; give each a name of its own"),
+        ("data.train=[{path: a, weight: 1}, {path: b}]", "give a weight to every corpus or to none"),
+        ("model.teacher=other.pt", "model.teacher does nothing"),
+        (
+            "stages.head.teacher_weight=1\nmodel.head_init=random",
+            "model.head_init must be rotated or truncated",
+        ),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(tmp_path, override, expected):
+    assert expected in problems(write(tmp_path, BASE), *override.split("\n"))
 
 
 @pytest.mark.parametrize(

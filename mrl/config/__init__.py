@@ -14,10 +14,11 @@ from mrl.config.data import (
     ValidationListConfig,
 )
 from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
-from mrl.config.run import CheckpointConfig, Config, LoggingConfig, RuntimeConfig
+from mrl.config.run import PRETRAINED, CheckpointConfig, Config, LoggingConfig, RuntimeConfig
 from mrl.config.stage import AverageConfig, LearningRates, LoraConfig, StageConfig
 
 __all__ = [
+    "PRETRAINED",
     "AugmentationConfig",
     "AverageConfig",
     "CheckpointConfig",

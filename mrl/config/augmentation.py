@@ -96,8 +96,11 @@ class AugmentationConfig(Section):
     def _consistent(self) -> AugmentationConfig:
         if not self.speed_factors or 1.0 in self.speed_factors:
             raise ValueError("speed_factors must name one speed or more other than 1")
-        if not self.speed_probability:
-            require_default(self, ("speed_labels", "speed_factors"), "does nothing without speed_probability")
+        for effect, options in _OPTIONS.items():
+            if not getattr(self, f"{effect}_probability"):
+                require_default(self, options, f"does nothing without {effect}_probability")
+        if not any(getattr(self, f"{effect}_probability") for effect in _EFFECTS):
+            require_default(self, ("ramp_epochs",), "does nothing without any effect")
         if self.codec_kbps[0] < 6.0:
             raise ValueError(f"codec_kbps must be at least 6, not {self.codec_kbps[0]:g}")
         if self.clipping_level[1] > 1.0:
@@ -110,3 +113,18 @@ class AugmentationConfig(Section):
     def speed_classes(self) -> tuple[float, ...]:
         """The speeds at which a speaker is a class of its own, beside the true speed."""
         return self.speed_factors if self.speed_probability and self.speed_labels == "new" else ()
+
+
+_OPTIONS = {  # what is read only where the effect has a probability
+    "speed": ("speed_labels", "speed_factors"),
+    "codec": ("codecs", "codec_kbps"),
+    "noise": ("noise_snr_db",),
+    "music": ("music_snr_db",),
+    "babble": ("babble_snr_db", "babble_speakers"),
+    "room": ("room_decay_seconds",),
+    "gain": ("gain_db",),
+    "clipping": ("clipping_level",),
+    "mixup": ("mixup_alpha",),
+    "spec": ("spec_time_masks", "spec_time_seconds", "spec_band_masks", "spec_bands"),
+}
+_EFFECTS = (*_OPTIONS, "telephone")

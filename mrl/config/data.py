@@ -69,7 +69,9 @@ class DataConfig(Section):
         if len({corpus.weight is None for corpus in self.train}) > 1:
             raise ValueError("train: give a weight to every corpus or to none")
         if len(self.train) > 1:
-            require_unique(tuple(corpus.label for corpus in self.train))
+            labels = [corpus.label for corpus in self.train]
+            if twice := sorted({label for label in labels if labels.count(label) > 1}):
+                raise ValueError(f"train: two corpora are called {twice[0]}; give each a name of its own")
         elif self.train[0].weight is not None:
             raise ValueError("train: a weight does nothing where there is one corpus; leave it out")
         if self.max_utterances_per_speaker is not None and self.train[0].weight is not None:

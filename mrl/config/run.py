@@ -12,6 +12,9 @@ from mrl.config.data import DataConfig, DemoConfig, ValidationConfig
 from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
 from mrl.config.stage import StageConfig
 
+PRETRAINED = "pretrained"
+"""Stage name of epoch 0 in the history of a run."""
+
 
 class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -99,6 +102,10 @@ class Config(Section):
     @field_validator("stages")
     @classmethod
     def _unique_stages(cls, stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
+        if any(stage.name == PRETRAINED for stage in stages):
+            raise ValueError(
+                f"a stage cannot be called {PRETRAINED}, which is what epoch 0 is called in the records"
+            )
         return require_unique(stages, "name")
 
     @model_validator(mode="after")
@@ -111,66 +118,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        """Everything that joins sections; all of it in one message."""
-        problems = [problem for stage in self.stages for problem in self._problems_of(stage)]
-        if not self.loss.has_classes:
-            problems += [
-                f"prefixes: dim {prefix.dim} sets a scale, which loss.type {self.loss.type} does not read"
-                for prefix in self.prefixes
-                if prefix.scale is not None
-            ]
-            if self.data.held_out_share:
-                problems.append(
-                    f"data.held_out_share needs class vectors; loss.type {self.loss.type} has none"
-                )
-        if self.model.teacher is not None and not any(stage.teacher_weight for stage in self.stages):
-            problems.append("model.teacher does nothing: no stage has a teacher_weight")
-        labels = [corpus.label for corpus in self.data.train]
-        problems += [
-            f"validation.lists.{entry.name}: hold_out_from names {entry.hold_out_from}, data.train has "
-            f"{', '.join(labels)}"
-            for entry in self.validation.lists
-            if entry.hold_out_from is not None and entry.hold_out_from not in labels
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        # Not at the top: what it checks is this class.
+        from mrl.config.together import problems_of
+
+        if problems := problems_of(self):
+            raise ValueError("\n".join(problems))
         return self
-
-    def _problems_of(self, stage: StageConfig) -> list[str]:
-        problems = []
-        margins = [stage.margin, self.loss.margin, *(prefix.margin for prefix in self.prefixes)]
-        is_angle = self.loss.type == "aam" or self.loss.sphereface2_margin == "a"
-        if is_angle and max(margin for margin in margins if margin is not None) >= 1.57:
-            problems.append(f"stages.{stage.name}: a margin on the angle is in radians, below pi/2")
-        has_rate = stage.learning_rate.classifier is not None
-        if self.loss.has_classes and not has_rate:
-            problems.append(f"stages.{stage.name}: learning_rate lacks a rate for classifier")
-        if not self.loss.has_classes:
-            problems += self._problems_of_pairs(stage, has_rate)
-        if self.loss.inter_top_k and not any(margin for margin in margins if margin is not None):
-            problems.append(f"stages.{stage.name}: loss.inter_top_k does nothing where the margin is 0")
-        for dim in stage.prefix_start:
-            if dim not in self.dims:
-                problems.append(f"stages.{stage.name}: prefix_start names {dim}, which is no prefix")
-        if (
-            stage.prefix_start
-            and len(stage.prefix_start) == len(self.dims)
-            and min(stage.prefix_start.values()) > 1
-        ):
-            problems.append(f"stages.{stage.name}: prefix_start leaves epoch 1 without any prefix")
-        if stage.augmentation.music_probability and self.data.music is None:
-            problems.append(f"stages.{stage.name}: music_probability needs data.music, a folder of clips")
-        return problems
-
-    def _problems_of_pairs(self, stage: StageConfig, has_rate: bool) -> list[str]:
-        where, kind = f"stages.{stage.name}", f"loss.type {self.loss.type}"
-        problems = []
-        if stage.utterances_per_speaker is None:
-            problems.append(f"{where}: {kind} needs utterances_per_speaker, two or more")
-        if stage.accumulate_steps > 1:
-            problems.append(f"{where}: {kind} looks at a whole batch; accumulate_steps must be 1")
-        if stage.augmentation.mixup_probability:
-            problems.append(f"{where}: mixup mixes class labels, which {kind} does not have")
-        if has_rate and not (stage.teacher_weight and self.model.teacher is not None):
-            problems.append(f"{where}: learning_rate.classifier is set, but {kind} has no classifier")
-        return problems

@@ -137,6 +137,8 @@ class StageConfig(Section):
             require_default(self, ("lora", "depth_decay"), "does nothing in a stage that trains no backbone")
         if self.lora is not None:
             require_default(self, ("depth_decay",), "does nothing with lora")
+            if "head" not in self.train:
+                require_default(self, ("norm_statistics",), "does nothing where adapters alone learn")
         return self
 
     @model_validator(mode="after")
@@ -169,8 +171,10 @@ class StageConfig(Section):
             raise ValueError("nesterov needs a momentum above 0")
         if self.schedule != "plateau":
             require_default(self, ("plateau_factor", "plateau_patience"), "is for schedule plateau")
-        if (self.schedule == "cosine_restarts") != (self.restart_epochs is not None):
-            raise ValueError("restart_epochs and schedule cosine_restarts go together")
+        if self.schedule != "cosine_restarts":
+            require_default(self, ("restart_epochs",), "is for schedule cosine_restarts")
+        elif self.restart_epochs is None:
+            raise ValueError("schedule cosine_restarts needs restart_epochs, the length of a cycle")
         if self.schedule == "constant":
             require_default(self, ("final_rate_share",), "does nothing with schedule constant")
         if self.schedule == "exponential" and not self.final_rate_share:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mrl.config import Config
+from mrl.errors import DataError
 from mrl.loss.classifier import Objective, SlicedClassifier
 from mrl.loss.pairs import PairObjective, SlicedPairLoss, SupervisedContrastive
 from mrl.loss.softmax import MarginSoftmax
@@ -14,8 +15,16 @@ from mrl.loss.triplet import MINING
 
 
 def build_loss(config: Config, num_speakers: int) -> SlicedLoss:
-    """The loss that ``config`` describes, over ``num_speakers`` training speakers, with fresh class vectors."""
+    """The loss that ``config`` describes, over ``num_speakers`` training speakers, with fresh class vectors.
+
+    Raises DataError where there are too few speakers for ``loss.inter_top_k``.
+    """
     loss = config.loss
+    if loss.inter_top_k >= num_speakers:
+        raise DataError(
+            f"loss.inter_top_k is {loss.inter_top_k}, but of {num_speakers} training speakers at most "
+            f"{num_speakers - 1} are wrong ones; lower it"
+        )
     if not loss.has_classes:
         return SlicedPairLoss(config.dims, _PAIRS[loss.type](config))
     scales = [loss.scale if prefix.scale is None else prefix.scale for prefix in config.prefixes]

@@ -80,7 +80,7 @@ class SlicedClassifier(SlicedLoss):
         self.class_vectors.copy_(repeated)
 
     def losses(self, embeddings: Tensor, targets: Targets, margins: Sequence[float]) -> list[Tensor]:
-        cosines = self._cosines(embeddings)
+        cosines = self._cosines(embeddings, self._vectors_in_use())
         per_prefix = zip(cosines, self._objectives, margins, self._scales, strict=True)
         return [
             _mixed(objective, prefix, targets, margin, scale)
@@ -91,19 +91,19 @@ class SlicedClassifier(SlicedLoss):
     def score(self, embeddings: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
         """Losses [B, prefixes] without a margin, and whether the nearest class is the right one, bool likewise.
 
-        ``embeddings`` [B, D], ``speakers`` [B] in the order of the blocks in use.
+        ``embeddings`` [B, D], ``speakers`` [B]; the classes are those at the true speed, whatever is in use.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             losses, hits = [], []
-            per_prefix = zip(self._cosines(embeddings), self._objectives, self._scales, strict=True)
+            cosines_of = self._cosines(embeddings, self.class_vectors.chunk(self.num_blocks)[0])
+            per_prefix = zip(cosines_of, self._objectives, self._scales, strict=True)
             for cosines, objective, scale in per_prefix:
                 losses.append(objective(cosines, speakers, 0.0, scale))
                 hits.append(cosines.argmax(1) == speakers)
         return torch.stack(losses, 1), torch.stack(hits, 1)
 
-    def _cosines(self, embeddings: Tensor) -> list[Tensor]:
-        """Cosines [B, classes in use] at each prefix."""
-        vectors = self._vectors_in_use()
+    def _cosines(self, embeddings: Tensor, vectors: Tensor) -> list[Tensor]:
+        """Cosines [B, C] with the classes of ``vectors`` [C * K, D], at each prefix."""
         cosines = prefix_cosines(embeddings.to(vectors.dtype), vectors, self.dims)
         if self.subcenters == 1:
             return list(cosines)
@@ -114,11 +114,9 @@ class SlicedClassifier(SlicedLoss):
         if self._blocks == tuple(range(self.num_blocks)):
             return self.class_vectors
         blocks = self.class_vectors.chunk(self.num_blocks)
-        return (
-            blocks[self._blocks[0]]
-            if len(self._blocks) == 1
-            else torch.cat([blocks[b] for b in self._blocks])
-        )
+        if len(self._blocks) == 1:
+            return blocks[self._blocks[0]]
+        return torch.cat([blocks[block] for block in self._blocks])
 
 
 def _mixed(objective: Objective, cosines: Tensor, targets: Targets, margin: float, scale: float) -> Tensor:

@@ -19,9 +19,9 @@ class Targets(NamedTuple):
     partners: Tensor | None = None  # int64 [B], classes of what was mixed in
     shares: Tensor | None = None  # [B], in [0, 1]
 
-    def chunk(self, parts: int) -> list[Targets]:
-        """The targets of each of ``parts`` parts of the batch, cut as ``torch.chunk`` cuts it."""
-        columns = [[None] * parts if field is None else field.chunk(parts) for field in self]
+    def split(self, sizes: Sequence[int]) -> list[Targets]:
+        """The targets of each part of the batch, cut into parts of these ``sizes``."""
+        columns = [[None] * len(sizes) if field is None else field.split(list(sizes)) for field in self]
         return [Targets(*part) for part in zip(*columns, strict=True)]
 
 

@@ -140,7 +140,8 @@ class SpeakerEncoder(nn.Module):
     def _inference(self) -> Iterator[None]:
         # Not inference_mode: embeddings made in it could never be the input of a layer that is trained.
         # TF32 convolutions, the default on recent GPUs, would leave ten bits of each product.
-        with torch.no_grad(), evaluating(self), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.no_grad(), evaluating(self), exact, torch.autocast(self._device.type, enabled=False):
             yield
 
     def _unit(self, pooled: Tensor, dim: int) -> Tensor:

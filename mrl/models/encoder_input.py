@@ -31,7 +31,7 @@ def waveform_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
 
     Raises:
         TypeError: neither a tensor nor a numpy array, or its numbers are not floating point.
-        ValueError: another number of dimensions, or it holds NaN or infinity.
+        ValueError: another number of dimensions, NaN or infinity, nothing but zeros, or [T, channels].
     """
     if isinstance(waveform, Tensor):
         floating = waveform.is_floating_point()
@@ -53,6 +53,13 @@ def waveform_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
     batch = torch.atleast_2d(waveform).float()
     if not batch.isfinite().all():
         raise ValueError("the waveform holds NaN or infinity")
+    if len(batch) > batch.shape[1]:
+        raise ValueError(
+            f"a batch [B, T] of shape {list(batch.shape)} has more waveforms than samples: "
+            "give [channels, T] of a file that was read as [T, channels], or the mean of its channels"
+        )
+    if batch.shape[1] and not batch.any(dim=1).all():
+        raise ValueError("silent: every sample of a waveform is zero")
     return batch
 
 

@@ -11,9 +11,14 @@ from mrl.training.run_state import RunState, Weights
 from mrl.training.selection import Rank
 
 
-def keep_recent(state: RunState, average: AverageConfig, rank: Rank, weights: Weights) -> None:
-    """Add this epoch's ``weights`` to ``state.recent``, and keep the epochs that ``average`` asks for."""
-    entries = [*state.recent, {"epoch": state.epoch, "rank": list(rank), "weights": weights}]
+def keep_recent(state: RunState, average: AverageConfig, rank: Rank | None, weights: Weights) -> None:
+    """Add this epoch's ``weights`` to ``state.recent``, and keep the epochs that ``average`` asks for.
+
+    ``rank`` is None for an epoch that was not scored, which cannot be among the best.
+    """
+    if average.of == "best" and rank is None:
+        return
+    entries = [*state.recent, {"epoch": state.epoch, "rank": list(rank or ()), "weights": weights}]
     if average.of == "best":
         entries.sort(key=lambda entry: (entry["rank"], entry["epoch"]))
         state.recent = entries[: average.epochs]

@@ -6,7 +6,7 @@ many training utterances measured alike, says whether the classifier learns its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mrl.models.encoder import SpeakerEncoder, evaluating
 from mrl.training.warm_start import balanced_sample
 
 _BATCH = 32
+_CROP_SECONDS = 3.0
 
 
 def measure_held_out(
@@ -27,13 +28,13 @@ def measure_held_out(
     classifier: SlicedClassifier,
     data: RunData,
     *,
-    crop_seconds: float,
     seed: int,
     workers: int,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
     """Loss and accuracy per prefix of held-out utterances and of as many training utterances, and their gap.
 
-    One fixed crop of each utterance, no augmentation, no margin: ``held_out/loss_<dim>``,
+    One fixed crop of 3 s of each utterance, no augmentation, no margin: ``held_out/loss_<dim>``,
     ``held_out/accuracy_<dim>`` (a share), ``train_sample/...`` likewise, and ``held_out/gap``, the mean over the
     prefixes of held-out minus training loss.
     """
@@ -44,7 +45,7 @@ def measure_held_out(
     everything: list[int] = list(range(len(data.held_out)))
     parts = {"held_out": (data.held_out, everything), "train_sample": (data.train, sample)}
     for name, (corpus, chosen) in parts.items():
-        loss, accuracy = _score(encoder, classifier, corpus, chosen, crop_seconds, seed, workers)
+        loss, accuracy = _score(encoder, classifier, corpus, chosen, seed, workers, say)
         losses[name] = loss
         for place, dim in enumerate(classifier.dims):
             metrics[f"{name}/loss_{dim}"] = float(loss[place])
@@ -53,10 +54,29 @@ def measure_held_out(
     return metrics
 
 
-def overfitting_warning(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """A sentence where, from one validation to the next, the gap grows while the mean EER rises."""
+def describe_held_out(record: Mapping[str, Any], dims: Sequence[int]) -> str | None:
+    """A line on the held-out utterances at the widest prefix; None where none are held out."""
+    if "held_out/gap" not in record:
+        return None
+    widest = dims[-1]
+    held, trained = (
+        f"loss {record[f'{name}/loss_{widest}']:.3f}, accuracy {100 * record[f'{name}/accuracy_{widest}']:.1f} %"
+        for name in ("held_out", "train_sample")
+    )
+    return f"held-out utterances at {widest}: {held}; training utterances: {trained}"
+
+
+def overfitting_warning(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """A sentence where, from one trained epoch that was scored to the next, the gap grows while the mean EER rises.
+
+    Epoch 0 does not count, whose class vectors are means of training utterances, nor do means of epochs.
+    """
     gap, eer = "held_out/gap", "mean_eer"
-    if gap not in before or gap not in now or now[gap] <= before[gap] or now[eer] <= before[eer]:
+    trained = [record for record in history[1:] if "average_of" not in record]
+    if len(trained) < 2 or trained[-1] is not history[-1] or gap not in trained[-1]:
+        return None
+    before, now = trained[-2], trained[-1]
+    if now[gap] <= before.get(gap, now[gap]) or now[eer] <= before[eer]:
         return None
     return (
         f"the gap between held-out and training loss grew ({before[gap]:.3f} -> {now[gap]:.3f}) while the mean EER "
@@ -71,17 +91,19 @@ def _score(
     classifier: SlicedClassifier,
     corpus: Corpus,
     chosen: Sequence[int],
-    crop_seconds: float,
     seed: int,
     workers: int,
+    say: Callable[[str], None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean loss and accuracy of ``chosen`` utterances at each prefix, on the CPU."""
     device = encoder.head.linear.weight.device
-    dataset = CropDataset(corpus, round(crop_seconds * SAMPLE_RATE), seed)
+    dataset = CropDataset(corpus, round(_CROP_SECONDS * SAMPLE_RATE), seed)
     batches = [[(0, item) for item in chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
     losses, hits = [], []
     with evaluating(encoder):
         for batch in make_loader(dataset, batches, workers, pin_memory=False):
+            for message in batch.replaced:
+                say(f"held-out loss, replaced: {message}")
             embeddings = encoder(batch.waveforms.to(device))
             loss, hit = classifier.score(embeddings, batch.speakers.to(device))
             losses.append(loss.cpu())

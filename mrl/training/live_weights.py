@@ -84,7 +84,8 @@ class LiveWeights:
             self._average.load_state_dict(state["average"])
 
     def leave(self) -> None:
-        """The encoder is plain again, with the backbone's weights from before the adapters."""
+        """The encoder is plain again, without masks, and with the backbone's weights from before the adapters."""
+        self._encoder.backbone.mask.off()
         if self._is_adapted:
             remove_adapters(self._encoder.backbone)
 

@@ -11,7 +11,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.config import Config, LearningRates, StageConfig
 from mrl.data.corpus import Corpus
 from mrl.data.loading import Batch, CropDataset, collate
-from mrl.errors import TrainingError
+from mrl.errors import DataError, TrainingError
 from mrl.loss import Targets, build_loss
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
@@ -36,12 +36,12 @@ def overfit_stages(
 ) -> None:
     """For each stage, learn the same crops of ``num_utterances`` utterances, from fresh class vectors.
 
-    What a stage freezes stays frozen; augmentation, dropout, warm-up and schedule are off. Raises TrainingError
+    What a stage freezes stays frozen; augmentation, dropout, label smoothing, warm-up and schedule are off, which
+    keep a loss from zero. Losses over pairs get two utterances of each speaker. Raises TrainingError
     where the mean loss over prefixes does not fall below :data:`NEAR_ZERO` in :data:`STEPS` steps.
     """
-    chosen = np.zeros(len(corpus), dtype=bool)
-    chosen[balanced_sample(corpus, num_utterances, config.seed)] = True
-    few = corpus.select(chosen)
+    few = _few(config, corpus, num_utterances)
+    config = config.model_copy(update={"loss": config.loss.model_copy(update={"label_smoothing": 0.0})})
     start = copy.deepcopy(encoder.state_dict())
     failed = []
     for index, stage in enumerate(config.stages):
@@ -59,6 +59,24 @@ def overfit_stages(
             f"--overfit {num_utterances}: stage {', '.join(failed)} did not bring the loss below {NEAR_ZERO} in "
             f"{STEPS} steps; the loop, the labels or what the stage trains is at fault"
         )
+
+
+def _few(config: Config, corpus: Corpus, num_utterances: int) -> Corpus:
+    """The utterances to learn: of as many speakers as can be, or two of each where pairs are needed."""
+    chosen = np.zeros(len(corpus), dtype=bool)
+    if config.loss.has_classes:
+        chosen[balanced_sample(corpus, num_utterances, config.seed)] = True
+        return corpus.select(chosen)
+    wanted = num_utterances // 2
+    pairs = [own[:2] for own in map(corpus.utterances_of, range(len(corpus.speakers))) if len(own) > 1][
+        :wanted
+    ]
+    if len(pairs) < 2:
+        raise DataError(
+            f"--overfit {num_utterances}: loss.type {config.loss.type} needs two utterances of two speakers or more"
+        )
+    chosen[np.concatenate(pairs)] = True
+    return corpus.select(chosen)
 
 
 def _plain(stage: StageConfig, batch_size: int) -> StageConfig:

@@ -11,6 +11,7 @@ from mrl.data.corpus import Corpus
 from mrl.loss import Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
+from mrl.training.epoch_report import trained_parts
 from mrl.training.live_weights import LiveWeights
 from mrl.training.schedules import StagePlan, plan_stages
 from mrl.training.stages import part_modules
@@ -38,7 +39,7 @@ def describe_plan(
         rows.append(
             [
                 stage.name,
-                ", ".join([*stage.train, "classifier"]),
+                ", ".join(trained_parts(plan, config.loss.has_classes)),
                 f"{sum(trained.values()):,}",
                 str(stage.epochs),
                 f"{stage.epochs} x {plan.steps_per_epoch}",

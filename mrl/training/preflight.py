@@ -71,14 +71,16 @@ def configured_paths(config: Config) -> list[tuple[str, Path, str]]:
     """(key, path, topic of the advice) of every input that the configuration names."""
     paths = [
         ("model.pretrained", Path(config.model.pretrained), "model.pretrained"),
-        *(("data.train", corpus.path, "data.train") for corpus in config.data.train),
     ]
+    for corpus in config.data.train:
+        key = "data.train" if len(config.data.train) == 1 else f"data.train.{corpus.label}"
+        paths.append((key, corpus.path, "data.train"))
     for key in ("noise", "music", "babble", "room_responses"):
         if (folder := getattr(config.data, key)) is not None:
             paths.append((f"data.{key}", folder, f"data.{key}"))
-    for index, entry in enumerate(config.validation.lists):
+    for entry in config.validation.lists:
         if entry.root is not None:
-            paths.append((f"validation.lists.{index}.root", entry.root, "root"))
+            paths.append((f"validation.lists.{entry.name}.root", entry.root, "root"))
         if entry.trials is not None:
-            paths.append((f"validation.lists.{index}.trials", entry.trials, "trials"))
+            paths.append((f"validation.lists.{entry.name}.trials", entry.trials, "trials"))
     return paths

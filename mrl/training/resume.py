@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrl.config import Config
 from mrl.config_file import config_to_dict
-from mrl.data.corpus import Corpus
+from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.training.run_state import Best, RunState, Weights
@@ -66,6 +66,10 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
     content = read_checkpoint(path)
     if missing := [key for key in _NEEDED if key not in content]:
         raise CheckpointError(f"{path}: it holds no run to go on with (it lacks {', '.join(missing)})")
+    if "files" in content:
+        raise CheckpointError(
+            f"{path}: the evidence of a run that stopped, to look at; resume from a checkpoint of the run"
+        )
     differences = config_differences(content["config"], config_to_dict(config))
     if differences and not allow_config_change:
         advice = "resume with the configuration of the run, or say --allow-config-change"
@@ -82,8 +86,9 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
     )
 
 
-def require_same_data(resumed: Resumed, train: Corpus, dims: Sequence[int]) -> None:
-    """Raise CheckpointError where the run went over another corpus than ``train``, or has other prefixes."""
+def require_same_data(resumed: Resumed, data: RunData, config: Config) -> None:
+    """Raise CheckpointError where the run had another corpus, other trial lists or prefixes, or no teacher."""
+    train, dims = data.train, config.dims
     content, source = resumed.content, resumed.source
     if content["speakers"] != list(train.speakers):
         raise CheckpointError(
@@ -92,6 +97,19 @@ def require_same_data(resumed: Resumed, train: Corpus, dims: Sequence[int]) -> N
         )
     if content["corpus"] != train.fingerprint():
         raise CheckpointError(f"{source}: data.train holds other files than when the run began; restore them")
+    lists = {trials.name: trials.fingerprint() for trials in data.validation}
+    if changed := sorted(
+        name for name in {*lists, *content["lists"]} if lists.get(name) != content["lists"].get(name)
+    ):
+        raise CheckpointError(
+            f"{source}: validation list {', '.join(changed)} is not the one of the run, whose scores are compared "
+            "with those of epoch 0; resume with its lists, and score others with evaluate.py"
+        )
+    wants_teacher = any(stage.teacher_weight for stage in config.stages)
+    if wants_teacher and content["teacher"] is None:
+        raise CheckpointError(
+            f"{source}: the run has no teacher to give a teacher_weight; start a new run with one"
+        )
     if content["dims"] != list(dims):
         raise CheckpointError(
             f"{source}: its prefixes are {content['dims']}, the configuration has {list(dims)}"

@@ -40,7 +40,7 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
     data = _require_inputs(config, source, console, needs_weights=resumed is None)
     released = _load_models(config, console) if resumed is None else None
     if resumed is not None:
-        require_same_data(resumed, data.train, config.dims)
+        require_same_data(resumed, data, config)
     directory = config.logging.directory
     with Tracker(
         config.logging,

@@ -13,7 +13,7 @@ from mrl.config import Config, StageConfig
 from mrl.data.corpus import Corpus
 from mrl.data.epoch_batches import steps_per_epoch
 from mrl.data.sampling import stage_sampling
-from mrl.errors import ConfigError
+from mrl.errors import TrainingError
 from mrl.loss import PrefixSettings
 
 ONE_CYCLE_START = 1 / 25
@@ -45,7 +45,7 @@ class StagePlan:
 def plan_stages(config: Config, corpus: Corpus) -> list[StagePlan]:
     """The stages in order, with the number of full batches that an epoch over ``corpus`` gives in each.
 
-    Raises ConfigError where a stage has fewer updates than its ``warmup_steps``, and DataError where ``corpus``
+    Raises TrainingError where a stage has fewer updates than its ``warmup_steps``, and DataError where ``corpus``
     cannot give it the batches that it asks for.
     """
     plans = [
@@ -63,7 +63,7 @@ def plan_stages(config: Config, corpus: Corpus) -> list[StagePlan]:
         if plan.warmup_steps > plan.total_steps
     ]
     if problems:
-        raise ConfigError("stages", problems)
+        raise TrainingError("; ".join(problems))
     return plans
 
 

@@ -82,7 +82,6 @@ class StageRunner:
 
     def leave(self) -> None:
         """The modules are plain again; the runner is of no more use but for `recalibrate_norms`."""
-        self._encoder.backbone.mask.off()
         self.weights.leave()
 
     def recalibrate_norms(self, state: RunState) -> None:
@@ -104,6 +103,9 @@ class StageRunner:
         title = f"{plan.stage.name} epoch {state.stage_epoch + 1}/{plan.stage.epochs}"
         self._batches.set_epoch(state.epoch + 1)
         self._set_masks(state.stage_epoch)
+        for dim, first in sorted(plan.stage.prefix_start.items()):
+            if first == state.stage_epoch + 1:
+                self._tracker.say(f"prefix {dim} joins the loss, which rises by its part")
         reductions = plateau_reductions(_eers_of_stage(state, plan), plan.stage.plateau_patience)
         waited, started = 0.0, time.perf_counter()
         with self._tracker.progress(title, plan.steps_per_epoch) as bar:
@@ -120,7 +122,12 @@ class StageRunner:
                     self._record(values, state, rate, waited / elapsed)
                 if values.flow is not None:
                     self._report_flow(values.flow, state)
-                bar.advance(1, loss=f"{values.loss:.3f}", speed=f"{rate:.0f} utt/s")
+                bar.advance(
+                    1,
+                    loss=f"{values.loss:.3f}",
+                    margin=f"{values.settings.margins[-1]:.2g}",
+                    speed=f"{rate:.0f} utt/s",
+                )
                 asked = time.perf_counter()
 
     def _set_masks(self, stage_epoch: int) -> None:
@@ -217,7 +224,7 @@ class StageRunner:
             )
         return TrainingError(
             f"step {state.step + 1}: {error}; the weights were not changed. The batch's {len(files)} "
-            f"files ({files[0]}, ...) are listed in {listing}, the state before the step is in {path}"
+            f"files ({files[0]}, ...) are listed in {listing}, the state to look at is in {path}"
         )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mrl.config import PRETRAINED
 from mrl.training.tracking import Tracker
-from mrl.training.trainer import PRETRAINED, Trainer
+from mrl.training.trainer import Trainer
 
 
 def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:

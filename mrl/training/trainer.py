@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mrl.config import Config
+from mrl.config import PRETRAINED, Config
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
-from mrl.evaluation.report import RESULT_COLUMNS, result_metrics, result_rows
+from mrl.evaluation.report import result_metrics
 from mrl.evaluation.verification import VerificationResult
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.averaging import average_epochs, keep_recent
 from mrl.training.criterion import Criterion
-from mrl.training.held_out import overfitting_warning
+from mrl.training.epoch_report import report_epoch, stage_line
 from mrl.training.live_weights import load_weights, weights_of
 from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.schedules import StagePlan, plan_stages
-from mrl.training.selection import Rank, choosing, full_size_eer, gains, guard_excess, mean_eer, rank
+from mrl.training.selection import Rank, choosing, full_size_eer, guard_excess, mean_eer, rank
 from mrl.training.stage_runner import StageRunner
 from mrl.training.tracking import Tracker
 from mrl.training.validation import Validator
-
-PRETRAINED = "pretrained"
-"""Stage name of epoch 0 in the history."""
 
 
 class Trainer:
@@ -92,13 +89,12 @@ class Trainer:
     def _run_stage(self, plan: StagePlan) -> None:
         stage, state = plan.stage, self.state
         assert self.best is not None
+        if stage.average is None:
+            state.recent = []  # resumed without the average that the checkpoint was on the way to
         if state.stage_epoch == 0:
             load_weights(self.encoder, self.criterion, self.best.weights)
             state.stale, state.recent = 0, []
-            self.tracker.say(
-                f"stage {stage.name}: trains {', '.join(stage.train)} and the classifier from epoch "
-                f"{self.best.epoch}, {stage.epochs} epochs of {plan.steps_per_epoch} steps"
-            )
+            self.tracker.say(stage_line(plan, self.config.loss.has_classes, self.best.epoch))
         runner = StageRunner(
             self.config,
             plan,
@@ -116,8 +112,8 @@ class Trainer:
                 self._finish_epoch(plan, runner)
             elif len(state.recent) > 1:
                 self._score_average(plan, runner)
-            else:  # resumed with fewer epochs than it has done
-                self._advance(plan)
+            else:
+                self._end_early(plan, runner)
         runner.leave()
 
     def _restore(self, runner: StageRunner, stage: str) -> None:
@@ -128,7 +124,7 @@ class Trainer:
             runner.load_state_dict(self._stage_state)
         except (ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(
-                f"the optimizer of stage {stage} does not fit the changed configuration ({error}); "
+                f"the state of stage {stage} does not fit the changed configuration ({error}); "
                 "resume from a checkpoint between two stages"
             ) from None
         self._stage_state = None
@@ -139,15 +135,12 @@ class Trainer:
         state.epoch += 1
         state.stage_epoch += 1
         weights = runner.weights.export()
-        is_best = False
+        is_best, place = False, None
         if state.stage_epoch >= stage.epochs or state.stage_epoch % self.config.validation.every_epochs == 0:
-            with runner.weights.exported():
-                results = self._validator.score(self.encoder, f"epoch {state.epoch}")
-                extra = self._validator.held_out_loss(self.encoder, self.criterion, stage)
-            is_best = self._record(stage.name, results, weights, extra)
+            is_best, place = self._score(plan, runner, weights)
             state.stale = 0 if is_best else state.stale + 1
-            if stage.average is not None:
-                keep_recent(state, stage.average, self._rank(results), weights)
+        if stage.average is not None:
+            keep_recent(state, stage.average, place, weights)
         is_over = self._is_over(plan)
         if is_over and state.stage_epoch < stage.epochs:
             self.tracker.say(f"stage {stage.name}: no new best in {state.stale} validations, it ends early")
@@ -157,6 +150,25 @@ class Trainer:
             stage_state = None
         assert self.best is not None
         self.checkpoints.save(weights, state, self.best, stage_state=stage_state, is_best=is_best)
+
+    def _score(self, plan: StagePlan, runner: StageRunner, weights: Weights) -> tuple[bool, Rank]:
+        """Score the exported weights, which are ``weights``; whether they are the new best, and their rank."""
+        with runner.weights.exported():
+            results = self._validator.score(self.encoder, f"epoch {self.state.epoch}")
+            extra = self._validator.held_out_loss(self.encoder, self.criterion)
+        return self._record(plan.stage.name, results, weights, extra), self._rank(results)
+
+    def _end_early(self, plan: StagePlan, runner: StageRunner) -> None:
+        """The end of a stage that was resumed with fewer epochs than it has done; its last one may be unscored."""
+        state = self.state
+        if state.history[-1]["epoch"] < state.epoch:
+            weights = runner.weights.export()
+            is_best, _ = self._score(plan, runner, weights)
+            self._advance(plan)
+            assert self.best is not None
+            self.checkpoints.save(weights, state, self.best, stage_state=None, is_best=is_best)
+        else:
+            self._advance(plan)
 
     def _score_average(self, plan: StagePlan, runner: StageRunner) -> None:
         """The mean of several epochs' weights, scored as an epoch of its own; then the stage is over."""
@@ -169,7 +181,7 @@ class Trainer:
             runner.recalibrate_norms(state)
         state.epoch += 1
         results = self._validator.score(self.encoder, f"the mean of epochs {epochs}")
-        extra = self._validator.held_out_loss(self.encoder, self.criterion, stage)
+        extra = self._validator.held_out_loss(self.encoder, self.criterion)
         weights = weights_of(self.encoder, self.criterion)
         is_best = self._record(stage.name, results, weights, {"average_of": epochs, **extra})
         self._advance(plan)
@@ -218,19 +230,5 @@ class Trainer:
         }
         state.history.append({"epoch": state.epoch, **values})
         self.tracker.epoch(state.epoch, state.step, values)
-        verdict = "new best" if is_best else "not better"
-        if place.excess:
-            verdict = f"EER {100 * place.excess:.2f} points beyond what is allowed"
-        self.tracker.table(f"epoch {state.epoch} ({stage}): {verdict}", RESULT_COLUMNS, result_rows(results))
-        if len(state.history) > 1:
-            self._report_changes(results)
+        report_epoch(self.tracker, self.config, results, state.history, place)
         return is_best
-
-    def _report_changes(self, results: Sequence[VerificationResult]) -> None:
-        """What was gained on the lists that choose, and what was lost on the guards, since epoch 0."""
-        history = self.state.history
-        for gain in gains(results, history[0], self.config.validation):
-            points = ", ".join(f"{0.0 - change:+.2f} at {dim}" for dim, change in gain.points.items())
-            self.tracker.say(f"{gain.name}{' (guard)' if gain.is_guard else ''}: EER since epoch 0 {points}")
-        if (warning := overfitting_warning(history[-2], history[-1])) is not None:
-            self.tracker.say(warning)

@@ -110,9 +110,9 @@ class Updater:
     def _accumulate_gradients(self, waveforms: Tensor, targets: Targets, settings: PrefixSettings) -> Tensor:
         """Backward through the batch part by part; returns [total, teacher, per prefix...] of the whole batch."""
         stage = self._plan.stage
-        parts = stage.accumulate_steps
+        parts = waveforms.chunk(stage.accumulate_steps)
         losses = torch.zeros(2 + len(self._plan.dims), device=self._device)
-        for part, labels in zip(waveforms.chunk(parts), targets.chunk(parts), strict=True):
+        for part, labels in zip(parts, targets.split([len(part) for part in parts]), strict=True):
             share = len(part) / len(waveforms)
             with autocast(self._device, self._precision):
                 embeddings = self._forward(part)

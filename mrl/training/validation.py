@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mrl.config import Config, StageConfig
+from mrl.config import Config
 from mrl.data.assemble import RunData
 from mrl.evaluation.verification import VerificationResult, verify
 from mrl.loss import SlicedClassifier
@@ -10,8 +10,6 @@ from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
 from mrl.training.held_out import measure_held_out
 from mrl.training.tracking import Tracker
-
-_CROP_SECONDS = 3.0  # of held-out utterances where there is no stage to say it
 
 
 class Validator:
@@ -39,9 +37,7 @@ class Validator:
                 for trials in lists
             ]
 
-    def held_out_loss(
-        self, encoder: SpeakerEncoder, criterion: Criterion, stage: StageConfig | None = None
-    ) -> dict[str, float]:
+    def held_out_loss(self, encoder: SpeakerEncoder, criterion: Criterion) -> dict[str, float]:
         """See `measure_held_out`; nothing where no utterances are held out."""
         if self._data.held_out is None:
             return {}
@@ -51,7 +47,7 @@ class Validator:
             encoder,
             classifier,
             self._data,
-            crop_seconds=_CROP_SECONDS if stage is None else stage.crop_seconds,
             seed=self._config.seed,
-            workers=0,
+            workers=self._config.data.workers,
+            say=self._tracker.say,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from mrl.config import Config
 from mrl.data.corpus import Corpus
 from mrl.data.loading import CropDataset, make_loader
 from mrl.data.speed import at_speed, source_samples
+from mrl.errors import DataError
 from mrl.loss import SlicedClassifier, class_speeds
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead
@@ -52,26 +54,32 @@ def warm_start(
     ``say`` is told of each that could not be read and was replaced. ``teacher`` is a model other than
     ``released``, where the configuration names one.
     """
+    if not config.loss.has_classes and config.dims[-1] > released.embedding_dim:
+        raise DataError(
+            f"prefix {config.dims[-1]} is wider than the released embedding of {released.embedding_dim} numbers: "
+            f"what is beyond starts at zero in every embedding, and loss.type {config.loss.type} compares embeddings "
+            f"with each other alone, so it would stay zero; make {released.embedding_dim} the widest prefix"
+        )
     torch.manual_seed(config.seed)  # the fresh layers of head_init: random, and nothing else
     sample = _Sample(config, corpus, device, advance, say)
-    encoder, embeddings = _started_encoder(config, released, sample, device)
+    encoder, embedded = _started_encoder(config, released, sample, device)
     if teacher is None and any(stage.teacher_weight for stage in config.stages):
         teacher = copy.deepcopy(encoder)
     criterion = build_criterion(config, len(corpus.speakers), teacher)
     if isinstance(criterion.loss, SlicedClassifier):
-        _start_classes(config, criterion.loss, encoder, embeddings, sample)
+        _start_classes(config, criterion.loss, encoder, embedded, sample)
     if criterion.term is not None and config.model.teacher is not None:
         assert teacher is not None
         teacher = teacher.to(device)
         few = sample.first(_TEACHER_SAMPLE)
-        criterion.term.fit(embeddings[: len(few)], few.embed(teacher))
+        criterion.term.fit(embedded.vectors[: len(few)], few.embed(teacher).vectors)
     return encoder.to(device), criterion.to(device)
 
 
 def _started_encoder(
     config: Config, released: ReleasedModel, sample: _Sample, device: torch.device
-) -> tuple[SpeakerEncoder, Tensor]:
-    """The encoder on ``device``, and its embeddings [N, D] of the sample."""
+) -> tuple[SpeakerEncoder, _Embedded]:
+    """The encoder on ``device``, and what it makes of the sample."""
     head = MatryoshkaHead(released.pooled_dim, config.dims[-1], config.model.dropout)
     projection = released_projection(released)
     how = config.model.head_init
@@ -83,26 +91,29 @@ def _started_encoder(
     probe = MatryoshkaHead(released.pooled_dim, released.embedding_dim)
     initialise_head(probe, projection, "truncated")
     straight = SpeakerEncoder(released, probe, (released.embedding_dim,)).to(device).eval()
-    embeddings = sample.embed(straight)
-    rotation = between_class_rotation(embeddings, sample.speakers)
+    embedded = sample.embed(straight)
+    rotation = between_class_rotation(embedded.vectors, embedded.speakers)
     initialise_head(head, projection, how, rotation)
     encoder = SpeakerEncoder(released, head, config.dims).to(device).eval()
-    return encoder, _turned(embeddings, rotation, config.dims[-1])
+    return encoder, embedded._replace(vectors=_turned(embedded.vectors, rotation, config.dims[-1]))
 
 
 def _start_classes(
     config: Config,
     classifier: SlicedClassifier,
     encoder: SpeakerEncoder,
-    embeddings: Tensor,
+    embedded: _Embedded,
     sample: _Sample,
 ) -> None:
     """Class vectors from speaker means; those of a speed from the sample played at it."""
     num_speakers = classifier.num_speakers
-    at_speeds = [embeddings, *(sample.embed(encoder, speed) for speed in class_speeds(config))]
-    speakers = [sample.speakers + block * num_speakers for block in range(classifier.num_blocks)]
+    at_speeds = [embedded, *(sample.embed(encoder, speed) for speed in class_speeds(config))]
+    classes = [speakers + block * num_speakers for block, (_, speakers) in enumerate(at_speeds)]
     vectors = class_vectors(
-        torch.cat(at_speeds), torch.cat(speakers), num_speakers * classifier.num_blocks, config.seed
+        torch.cat([vectors for vectors, _ in at_speeds]),
+        torch.cat(classes),
+        num_speakers * classifier.num_blocks,
+        config.seed,
     )
     classifier.set_class_vectors(vectors, torch_generator(config.seed, "sub-centres"))
 
@@ -136,12 +147,13 @@ def _turned(embeddings: Tensor, rotation: Tensor, dim: int) -> Tensor:
     return torch.nn.functional.pad(kept, (0, dim - kept.shape[1]))
 
 
-class _Sample:
-    """One crop of each of the utterances that the warm start embeds.
+class _Embedded(NamedTuple):
+    vectors: Tensor  # [N, D], on the CPU
+    speakers: Tensor  # [N]; an unreadable file may have been replaced by another speaker's
 
-    Attributes:
-        speakers: their speaker numbers [N].
-    """
+
+class _Sample:
+    """One crop of each of the utterances that the warm start embeds."""
 
     def __init__(
         self,
@@ -156,7 +168,6 @@ class _Sample:
         if chosen is None:
             chosen = balanced_sample(corpus, sample_size(config, corpus), config.seed)
         self._chosen = chosen
-        self.speakers = torch.from_numpy(corpus.speaker_ids[chosen].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -166,8 +177,8 @@ class _Sample:
         return _Sample(*self._context, self._chosen[:count])
 
     @torch.no_grad()
-    def embed(self, encoder: SpeakerEncoder, speed: float = 1.0) -> Tensor:
-        """Embeddings [N, D] on the CPU of the sample, played ``speed`` times as fast."""
+    def embed(self, encoder: SpeakerEncoder, speed: float = 1.0) -> _Embedded:
+        """What ``encoder`` makes of the sample, played ``speed`` times as fast."""
         config, corpus, device, advance, say = self._context
         num_samples = round(_CROP_SECONDS * SAMPLE_RATE)
         dataset = CropDataset(corpus, source_samples(num_samples, [speed]), config.seed)
@@ -183,6 +194,4 @@ class _Sample:
                     say(f"warm start, replaced: {message}")
             if advance is not None:
                 advance(len(batch.speakers))
-        # An unreadable file may have been replaced by another speaker's.
-        self.speakers = torch.cat(speakers)
-        return torch.cat(embeddings)
+        return _Embedded(torch.cat(embeddings), torch.cat(speakers))

@@ -38,14 +38,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
                                          "accumulate_steps": 1})},
     "adapters": {"stages": stages({}, {"lora": {"rank": 2, "dropout": 0.1}, "ema_decay": 0.8})},
     "teacher": {"stages": stages({"teacher_weight": 1.0}, {"teacher_weight": 0.5})},
-    "sgd, plateau": {"stages": stages({"optimizer": "sgd", "schedule": "plateau", "plateau_patience": 1},
+    "sgd, plateau": {"stages": stages({"optimizer": "sgd", "schedule": "plateau", "plateau_patience": 1, "epochs": 3},
                                       {"optimizer": "sgd", "schedule": "cosine_restarts", "restart_epochs": 1})},
     "augmentation": {"stages": stages({"augmentation": EVERYTHING},
                                       {"augmentation": {"speed_probability": 0.5, "speed_factors": [1.1]}})},
     "progressive": {"stages": stages({"prefix_start": {8: 2}}, {"depth_decay": 0.5, "schedule": "one_cycle",
                                                                 "warmup_steps": 2, "warmup_epochs": 0})},
     "sphereface2": {"loss": {"type": "sphereface2", "sphereface2_margin": "a"}},
-    "triplet": {"loss": {"type": "triplet"}, "stages": [
+    "triplet": {"loss": {"type": "triplet"}, "prefixes": [{"dim": 8}, {"dim": 16}, {"dim": 24}], "stages": [
         {**stage, "utterances_per_speaker": 2, "accumulate_steps": 1, "augmentation": {},
          "learning_rate": dict.fromkeys(stage["train"], 0.001)} for stage in CONFIG["stages"]]},
     "held-out": {"data": {"held_out_share": 0.25, "balance": "speakers"}},
@@ -59,8 +59,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(run, workplace, name):
     straight = workplace / "straight"
     shutil.copytree(workplace / "checkpoints", straight)
     uninterrupted = numbers(workplace / "logs")
-    middles = [1, max(int(path.stem[6:]) for path in straight.glob("epoch_*.pt")) - 1]
-    for epoch in middles:
+    epochs = sorted(int(path.stem[6:]) for path in straight.glob("epoch_*.pt"))
+    for epoch in epochs[:-1] if name == "mean of epochs" else (epochs[0], epochs[-2]):
         shutil.rmtree(workplace / "checkpoints")
         assert run("--resume", str(straight / f"epoch_{epoch:03d}.pt"), **OPTIONS[name]) == 0
         same_weights(straight / "last.pt", workplace / "checkpoints/last.pt")
@@ -135,6 +135,39 @@ def test_another_model_as_the_teacher(run, workplace):
     steps = [r["train/teacher_loss"] for r in records(workplace / "logs") if r["kind"] == "step"]
     assert steps[0] < 0.2  # the map starts from a least-squares fit
     assert min(steps) > 0
+
+
+def test_the_mean_of_the_last_epochs_does_not_need_their_scores(run, workplace):
+    lists = CONFIG["validation"]["lists"]
+    changes = {
+        "stages": stages({"average": {"epochs": 2}}, {})[:1],
+        "validation": {"every_epochs": 2, "lists": lists},
+    }
+    assert run(**changes) == 0
+    epochs = [record for record in records(workplace / "logs") if record["kind"] == "epoch"]
+    assert [record.get("average_of") for record in epochs] == [None, None, "1, 2"]
+
+
+@pytest.mark.parametrize("kind", ["triplet", "supcon"])
+def test_pair_losses_learn_by_heart_and_refuse_numbers_that_stay_zero(run, capsys, kind):
+    pairs = OPTIONS["triplet"]["stages"][1:]
+    prefixes = [{"dim": 8}, {"dim": 24}]
+    assert run("--overfit", "8", loss={"type": kind}, stages=pairs, prefixes=prefixes) == 0
+    output = capsys.readouterr().out
+    assert "on 8 utterances of 4 speakers, near zero" in output
+    first = float(output.split("stage full: loss ")[1].split()[0])
+    assert first > 0.01
+    assert run(loss={"type": kind}, stages=pairs) == 2
+    assert "make 24 the widest prefix" in capsys.readouterr().err
+
+
+def test_a_batch_that_cannot_be_cut_evenly_accumulates_all_the_same(run):
+    assert run(stages=stages({}, {"batch_size": 60, "accumulate_steps": 20})[1:]) == 0
+
+
+def test_too_many_wrong_speakers_are_an_error(run, capsys):
+    assert run(loss={"inter_top_k": 8}, stages=stages({}, {})[:1]) == 2
+    assert "of 8 training speakers at most 7 are wrong ones" in capsys.readouterr().err
 
 
 def test_held_out_loss_is_recorded(run, workplace):

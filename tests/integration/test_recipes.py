@@ -26,7 +26,12 @@ def test_the_voxceleb_recipe_says_what_is_missing(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert train.main(["--config", str(ROOT / "config.yaml")]) == 2
     message = capsys.readouterr().err
-    for key in ("model.pretrained", "data.train", "validation.lists.0.root", "validation.lists.0.trials"):
+    for key in (
+        "model.pretrained",
+        "data.train",
+        "validation.lists.vox1-o.root",
+        "validation.lists.vox1-o.trials",
+    ):
         assert f"{key}: " in message
     assert "train.py --config configs/demo.yaml" in message
 

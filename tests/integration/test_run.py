@@ -66,7 +66,7 @@ def test_a_run_leaves_everything_that_it_promises(run, workplace, capsys):
     checkpoints = {path.name for path in (workplace / "checkpoints").iterdir()}
     assert checkpoints == {"best.pt", "last.pt", *(f"epoch_{n:03d}.pt" for n in (1, 2, 3, 4))}
     output = capsys.readouterr().out
-    assert "stage head: trains head and the classifier from epoch 0, 2 epochs of 4 steps" in output
+    assert "stage head: trains head, classifier, from the weights of epoch 0; 2 epochs of 4 steps" in output
     assert "summary (mean over the trial lists)" in output
 
     steps = [record for record in records(workplace / "logs") if record["kind"] == "step"]
@@ -224,8 +224,8 @@ def test_everything_missing_is_named_at_once(run, workplace, capsys):
         "model.pretrained: released.pt does not exist",
         "data.train: speech/train does not exist",
         "data.noise: musan does not exist",
-        "validation.lists.0.root: vox1/wav does not exist",
-        "validation.lists.0.trials: vox1/list.txt does not exist",
+        "validation.lists.o.root: vox1/wav does not exist",
+        "validation.lists.o.trials: vox1/list.txt does not exist",
         "configs/demo.yaml",
     ):
         assert expected in message
@@ -311,6 +311,32 @@ def test_a_changed_configuration_does_not_resume_silently(run, workplace, capsys
     assert "--allow-config-change" in message
     assert run("--resume", "checkpoints/epoch_002.pt", "--allow-config-change", seed=6) == 0
     assert run("--resume", "checkpoints/last.pt", seed=6, logging={"every_steps": 3}) == 0  # harmless
+
+
+def test_resume_refuses_other_lists_a_new_teacher_and_evidence(run, workplace, capsys):
+    assert run(stages=[CONFIG["stages"][0]]) == 0
+    lists = [{"name": "made", "root": "speech/validation"}, {"name": "more", "root": "speech/validation"}]
+    resume = ["--resume", "checkpoints/epoch_001.pt", "--allow-config-change"]
+    assert run(*resume, stages=[CONFIG["stages"][0]], validation={"lists": lists}) == 2
+    assert "validation list more is not the one of the run" in capsys.readouterr().err
+    taught = [{**CONFIG["stages"][0], "teacher_weight": 1.0}]
+    assert run(*resume, stages=taught) == 2
+    assert "the run has no teacher" in capsys.readouterr().err
+    evidence = {**read_checkpoint("checkpoints/last.pt"), "files": ["a.wav"], "error": "the loss is nan"}
+    torch.save(evidence, workplace / "logs/non_finite.pt")
+    assert run("--resume", "logs/non_finite.pt", stages=[CONFIG["stages"][0]]) == 2
+    assert "the evidence of a run that stopped" in capsys.readouterr().err
+
+
+def test_a_shortened_stage_is_scored_before_it_ends(run, workplace):
+    stages = [{**CONFIG["stages"][0], "epochs": 4}]
+    validation = {"every_epochs": 4, "lists": CONFIG["validation"]["lists"]}
+    assert run(stages=stages, validation=validation) == 0
+    shorter = [{**stages[0], "epochs": 2}]
+    resume = ["--resume", "checkpoints/epoch_003.pt", "--allow-config-change"]
+    assert run(*resume, stages=shorter, validation=validation) == 0
+    epochs = [record["epoch"] for record in records(workplace / "logs") if record["kind"] == "epoch"]
+    assert epochs == [0, 3]
 
 
 def test_resume_refuses_another_corpus_and_other_files(run, workplace, capsys):

@@ -36,8 +36,8 @@ def test_a_weight_of_zero_leaves_even_an_infinite_prefix_out():
 
 def test_targets_are_cut_with_their_partners():
     whole = Targets(torch.arange(5), torch.arange(5, 10), torch.linspace(0, 1, 5))
-    parts = whole.chunk(2)
+    parts = whole.split([3, 2])
     assert [part.speakers.tolist() for part in parts] == [[0, 1, 2], [3, 4]]
     assert [part.partners.tolist() for part in parts] == [[5, 6, 7], [8, 9]]
     assert torch.equal(parts[1].shares, whole.shares[3:])
-    assert Targets(torch.arange(5)).chunk(2)[1].partners is None
+    assert Targets(torch.arange(5)).split([3, 2])[1].partners is None

@@ -9,7 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from mrl.config import Config, StageConfig
-from mrl.errors import ConfigError
+from mrl.errors import TrainingError
 from mrl.loss import PrefixSettings
 from mrl.training.schedules import (
     StagePlan,
@@ -187,5 +187,5 @@ def test_plans_count_full_batches_and_pick_margins(head_stage, full_stage):
 
 
 def test_a_warm_up_longer_than_the_stage_is_refused(head_stage):
-    with pytest.raises(ConfigError, match=r"stages\.head: warmup_steps 101 is more than its 100 updates"):
+    with pytest.raises(TrainingError, match=r"stages\.head: warmup_steps 101 is more than its 100 updates"):
         plan_stages(config_of(head_stage | {"warmup_steps": 101}), counted([21, 21]))

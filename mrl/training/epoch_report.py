@@ -1,0 +1,77 @@
+"""What is said of an epoch that was scored: the table, what changed since epoch 0, and what gives cause for concern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrl.config import Config
+from mrl.evaluation.report import RESULT_COLUMNS, result_rows
+from mrl.evaluation.verification import VerificationResult
+from mrl.training.held_out import describe_held_out, overfitting_warning
+from mrl.training.schedules import StagePlan
+from mrl.training.selection import Rank, gains, guard_excess
+from mrl.training.tracking import Tracker
+
+History = Sequence[Mapping[str, Any]]
+
+
+def report_epoch(
+    tracker: Tracker,
+    config: Config,
+    results: Sequence[VerificationResult],
+    history: History,
+    place: Rank,
+) -> None:
+    """Say what the last record of ``history`` holds, whose scores are ``results`` and whose rank is ``place``."""
+    record = history[-1]
+    title = f"epoch {record['epoch']} ({record['stage']})"
+    if "average_of" in record:
+        title = f"epoch {record['epoch']} ({record['stage']}), the mean of epochs {record['average_of']}"
+    tracker.table(
+        f"{title}: {_verdict(config, results, history, place)}", RESULT_COLUMNS, result_rows(results)
+    )
+    if len(history) > 1:
+        for gain in gains(results, history[0], config.validation):
+            points = ", ".join(f"{0.0 - change:+.2f} at {dim}" for dim, change in gain.points.items())
+            tracker.say(f"{gain.name}{' (guard)' if gain.is_guard else ''}: EER since epoch 0 {points}")
+    if (described := describe_held_out(record, config.dims)) is not None:
+        tracker.say(described)
+    if (warning := overfitting_warning(history)) is not None:
+        tracker.say(warning)
+
+
+def _verdict(config: Config, results: Sequence[VerificationResult], history: History, place: Rank) -> str:
+    if not place.excess:
+        return "new best" if history[-1]["is_best"] else "not better"
+    on_guard = guard_excess(results, history[0], config.validation) >= place.excess
+    where = "on a guard list" if on_guard else "at full size"
+    return f"{100 * place.excess:.2f} EER points beyond what is allowed {where}"
+
+
+def stage_line(plan: StagePlan, has_classes: bool, start_epoch: int) -> str:
+    """How a stage is announced."""
+    stage = plan.stage
+    return (
+        f"stage {stage.name}: trains {', '.join(trained_parts(plan, has_classes))}, from the weights of epoch "
+        f"{start_epoch}; {count(stage.epochs, 'epoch')} of {count(plan.steps_per_epoch, 'step')}"
+    )
+
+
+def trained_parts(plan: StagePlan, has_classes: bool) -> list[str]:
+    """What learns in a stage, in words."""
+    stage = plan.stage
+    parts = [
+        f"adapters of the backbone (rank {stage.lora.rank})" if part == "backbone" and stage.lora else part
+        for part in stage.train
+    ]
+    if has_classes:
+        parts.append("classifier")
+    elif stage.learning_rate.classifier is not None:
+        parts.append("map to the teacher")
+    return parts
+
+
+def count(number: int, noun: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
