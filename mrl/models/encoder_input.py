@@ -53,7 +53,7 @@ def waveform_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
     batch = torch.atleast_2d(waveform).float()
     if not batch.isfinite().all():
         raise ValueError("the waveform holds NaN or infinity")
-    if len(batch) > batch.shape[1]:
+    if len(batch) > batch.shape[1] > 0:
         raise ValueError(
             f"a batch [B, T] of shape {list(batch.shape)} has more waveforms than samples: "
             "give [channels, T] of a file that was read as [T, channels], or the mean of its channels"

@@ -57,6 +57,7 @@ PAIRS = {
     "accumulate_steps": 1,
     "learning_rate": {"backbone": 1e-3, "head": 1e-3},
 }
+NARROW = [{"dim": 8}, {"dim": 24}]  # no wider than the released embedding
 EVERY_EFFECT = {
     f"{kind}_probability": 0.5
     for kind in (
@@ -76,12 +77,12 @@ EVERY_EFFECT = {
     )
 }
 FURTHER = [
-    one_stage(average={"epochs": 2}, optimizer="sgd", schedule="plateau", norm_statistics="batch",
+    one_stage(average={"epochs": 2}, optimizer="sgd", schedule="plateau", plateau_patience=1, norm_statistics="batch",
               accumulate_steps=1),
     one_stage(lora={"rank": 2}, margin_warmup_epochs=1, schedule="cosine_restarts", restart_epochs=1, ema_decay=0.9),
     {"loss": {"type": "sphereface2"}, **one_stage()},
-    {"loss": {"type": "triplet"}, **one_stage(**PAIRS)},
-    {"loss": {"type": "supcon"}, **one_stage(**PAIRS)},
+    {"loss": {"type": "triplet"}, "prefixes": NARROW, **one_stage(**PAIRS)},
+    {"loss": {"type": "supcon"}, "prefixes": NARROW, **one_stage(**PAIRS)},
 ]  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def test_the_mean_of_the_last_epochs_does_not_need_their_scores(run, workplace):
 
 @pytest.mark.parametrize("kind", ["triplet", "supcon"])
 def test_pair_losses_learn_by_heart_and_refuse_numbers_that_stay_zero(run, capsys, kind):
-    pairs = OPTIONS["triplet"]["stages"][1:]
+    pairs = [{**OPTIONS["triplet"]["stages"][1], "margin_warmup_epochs": 0}]
     prefixes = [{"dim": 8}, {"dim": 24}]
     assert run("--overfit", "8", loss={"type": kind}, stages=pairs, prefixes=prefixes) == 0
     output = capsys.readouterr().out

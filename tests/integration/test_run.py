@@ -305,12 +305,13 @@ def test_non_finite_numbers_stop_with_evidence(run, workplace, capsys, monkeypat
 
 def test_a_changed_configuration_does_not_resume_silently(run, workplace, capsys):
     assert run() == 0
-    assert run("--resume", "checkpoints/last.pt", seed=6) == 2
+    assert run("--resume", "checkpoints/last.pt", loss={"margin": 0.3}) == 2
     message = capsys.readouterr().err
-    assert "seed: the run has 5, the configuration 6" in message
+    assert "loss.margin: the run has 0.2, the configuration 0.3" in message
     assert "--allow-config-change" in message
-    assert run("--resume", "checkpoints/epoch_002.pt", "--allow-config-change", seed=6) == 0
-    assert run("--resume", "checkpoints/last.pt", seed=6, logging={"every_steps": 3}) == 0  # harmless
+    assert run("--resume", "checkpoints/epoch_002.pt", "--allow-config-change", loss={"margin": 0.3}) == 0
+    harmless = {"logging": {"every_steps": 3}}
+    assert run("--resume", "checkpoints/last.pt", loss={"margin": 0.3}, **harmless) == 0
 
 
 def test_resume_refuses_other_lists_a_new_teacher_and_evidence(run, workplace, capsys):

@@ -98,8 +98,10 @@ def test_numpy_and_torch_waveforms_of_any_precision_embed_alike(encoder):
         (torch.tensor([0.1, float("nan")] * 5000), ValueError, "NaN or infinity"),
         (np.array([0.1, -np.inf] * 5000), ValueError, "NaN or infinity"),
         (np.array([0.1, 1e300] * 5000), ValueError, "NaN or infinity"),
-        (torch.zeros(3, 100), ValueError, "100 samples is too short: this model needs at least 257"),
+        (torch.full((3, 100), 0.1), ValueError, "100 samples is too short: this model needs at least 257"),
         (np.zeros(0, np.float32), ValueError, "0 samples is too short"),
+        (torch.full((9_000, 2), 0.1), ValueError, r"read as \[T, channels\]"),
+        (np.stack([np.full(9_000, 0.1), np.zeros(9_000)]), ValueError, "silent"),
     ],
 )
 def test_other_waveforms_are_refused_in_one_line(encoder, waveform, error, complaint):
