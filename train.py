@@ -53,8 +53,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     load_dotenv()  # WANDB_API_KEY
+    last = "the last.pt of checkpoints.directory"
     try:
         config = load_config(options.config, options.set)
+        last = str(config.checkpoints.directory / "last.pt")
         if options.dry_run:
             dry_run(config, options.config)
         elif options.overfit is not None:
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume and the last.pt of checkpoints.directory", file=sys.stderr)
+        print(f"interrupted; go on from the last whole epoch with --resume {last}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

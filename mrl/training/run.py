@@ -20,6 +20,7 @@ from mrl.models.load_encoder import encoder_from_released
 from mrl.models.pretrained import load_released
 from mrl.models.released import ReleasedModel
 from mrl.training.criterion import Criterion, build_criterion
+from mrl.training.epoch_report import count
 from mrl.training.lora import require_peft
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
@@ -154,8 +155,10 @@ def _resumed_trainer(
         criterion.load_state_dict(content["criterion"])
     except RuntimeError as error:
         raise CheckpointError(f"{source}: its class vectors do not fit the configuration: {error}") from None
+    left = "" if resumed.state.stage < len(config.stages) else "; nothing is left to train"
     tracker.say(
-        f"resumed from {source}: {resumed.state.epoch} epochs done, best so far epoch {resumed.best.epoch}"
+        f"resumed from {source}: {count(resumed.state.epoch, 'epoch')} done, best so far epoch "
+        f"{resumed.best.epoch}{left}"
     )
     trainer = Trainer(
         config,
