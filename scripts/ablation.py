@@ -125,7 +125,8 @@ Each option on and off, one at a time, in the short run of `configs/ablation.yam
 parameters, pretrained on synthesised voices), 356 speakers of real speech with 1,301 utterances, two stages of two
 epochs, 20 updates each, 20 further speakers and 1,680 trials to score, utterances cut to 4 s; on CPUs, in float32. The
 corpus is the one of [results.md](results.md): each speaker was recorded in one session, so cues of the recording count
-for the speaker, and what takes them away costs EER here. [recipes.md](recipes.md) says what to make of it."""
+for the speaker, and what takes them away costs EER here. The intervals are over seeds (crops, order, dropout); that
+there are only 20 speakers to score comes on top. [recipes.md](recipes.md) says what to make of it."""
 
 
 class Job(NamedTuple):
