@@ -188,7 +188,7 @@ def test_draws_fill_their_ranges(noise_folder: Path) -> None:
 
 
 def test_probabilities_rise_with_the_epochs_of_the_stage() -> None:
-    config = AugmentationConfig(ramp_epochs=4.0)
+    config = AugmentationConfig(ramp_epochs=4.0, noise_probability=0.5)
     assert [ramp(config, epoch) for epoch in (0, 1, 2, 3, 4, 9)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     assert ramp(AugmentationConfig(), 0) == 1.0
 
