@@ -107,6 +107,16 @@ def stage_sampling(config: Config, stage: StageConfig, corpus: Corpus) -> Sampli
         raise DataError(f"stages.{stage.name}: {error}") from None
 
 
+def balanced_sample(corpus: Corpus, size: int, seed: int) -> NDArray[np.int64]:
+    """``size`` utterance numbers, spread over the speakers as evenly as the corpus allows."""
+    order = numpy_generator(seed, "warm start").permutation(len(corpus))
+    by_speaker = order[np.argsort(corpus.speaker_ids[order], kind="stable")]
+    counts = np.bincount(corpus.speaker_ids, minlength=len(corpus.speakers))
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    turn = np.arange(len(corpus)) - starts  # the first of each speaker, then the second of each, ...
+    return by_speaker[np.argsort(turn, kind="stable")][:size]
+
+
 @dataclass(frozen=True)
 class _Pools:
     of_speaker: Counts  # [S], the pool that a speaker's utterances are in

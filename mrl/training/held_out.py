@@ -15,9 +15,9 @@ from mrl.audio import SAMPLE_RATE
 from mrl.data.assemble import RunData
 from mrl.data.corpus import Corpus
 from mrl.data.loading import CropDataset, make_loader
+from mrl.data.sampling import balanced_sample
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder, evaluating
-from mrl.training.warm_start import balanced_sample
 
 _BATCH = 32
 _CROP_SECONDS = 3.0

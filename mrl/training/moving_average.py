@@ -1,4 +1,4 @@
-"""Averages of weights: a moving one over updates, the mean of epochs, and BatchNorm statistics to go with it."""
+"""A moving average of weights over updates, and BatchNorm statistics for weights that are averages."""
 
 from __future__ import annotations
 
@@ -69,17 +69,6 @@ class MovingAverage:
             tensor.copy_(values[name])
 
 
-def mean_of_states(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several state dicts with the same keys.
-
-    Floating-point tensors are averaged in float64 and keep their type; others, such as counters, are the last
-    state's.
-    """
-    assert states
-    assert all(state.keys() == states[0].keys() for state in states)
-    return {key: _mean([state[key] for state in states]) for key in states[0]}
-
-
 def recalibrate_batch_norm(encoder: SpeakerEncoder, waveforms: Iterable[Tensor], stage: StageConfig) -> None:
     """Estimate anew the statistics of the BatchNorms that move in ``stage``; the others stay as they are.
 
@@ -118,13 +107,3 @@ def _moving_tensors(modules: Sequence[nn.Module]) -> Iterator[tuple[str, Tensor]
             if isinstance(inner, BATCH_NORMS) and inner.training:
                 for name in ("running_mean", "running_var"):
                     yield f"{index}.{prefix}.{name}", getattr(inner, name)
-
-
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    last = tensors[-1]
-    if not last.is_floating_point():
-        return last.clone()
-    total = torch.zeros_like(last, dtype=torch.float64)
-    for tensor in tensors:
-        total += tensor
-    return (total / len(tensors)).to(last.dtype)

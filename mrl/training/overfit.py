@@ -11,6 +11,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.config import Config, LearningRates, StageConfig
 from mrl.data.corpus import Corpus
 from mrl.data.loading import Batch, CropDataset, collate
+from mrl.data.sampling import balanced_sample
 from mrl.errors import DataError, TrainingError
 from mrl.loss import Targets, build_loss
 from mrl.models.encoder import SpeakerEncoder
@@ -19,7 +20,6 @@ from mrl.training.live_weights import LiveWeights
 from mrl.training.schedules import plan_stage
 from mrl.training.tracking import Tracker
 from mrl.training.updater import Updater
-from mrl.training.warm_start import balanced_sample
 
 STEPS = 300
 NEAR_ZERO = 0.1

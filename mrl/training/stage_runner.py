@@ -80,10 +80,6 @@ class StageRunner:
         self.weights.load_state_dict(state)
         self._updater.load_state_dict(state)
 
-    def leave(self) -> None:
-        """The modules are plain again; the runner is of no more use but for `recalibrate_norms`."""
-        self.weights.leave()
-
     def recalibrate_norms(self, state: RunState) -> None:
         """Estimate the BatchNorm statistics of what the stage trains anew, on the batches of one epoch."""
         self._batches.set_epoch(state.epoch + 1)

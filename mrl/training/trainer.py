@@ -114,7 +114,7 @@ class Trainer:
                 self._score_average(plan, runner)
             else:
                 self._end_early(plan, runner)
-        runner.leave()
+        runner.weights.leave()
 
     def _restore(self, runner: StageRunner, stage: str) -> None:
         """Put what a checkpoint holds of a stage that is under way into ``runner``."""
@@ -175,7 +175,7 @@ class Trainer:
         state, stage = self.state, plan.stage
         assert stage.average is not None
         epochs = ", ".join(str(epoch) for epoch in sorted(entry["epoch"] for entry in state.recent))
-        runner.leave()
+        runner.weights.leave()
         load_weights(self.encoder, self.criterion, average_epochs(state.recent))
         if stage.norm_statistics == "batch":
             runner.recalibrate_norms(state)

@@ -15,6 +15,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
 from mrl.data.corpus import Corpus
 from mrl.data.loading import CropDataset, make_loader
+from mrl.data.sampling import balanced_sample
 from mrl.data.speed import at_speed, source_samples
 from mrl.errors import DataError
 from mrl.loss import SlicedClassifier, class_speeds
@@ -27,7 +28,7 @@ from mrl.models.warm_start import (
     initialise_head,
     released_projection,
 )
-from mrl.randomness import numpy_generator, torch_generator
+from mrl.randomness import torch_generator
 from mrl.training.criterion import Criterion, build_criterion
 
 _BATCH = 32
@@ -128,16 +129,6 @@ def num_embedded(config: Config, corpus: Corpus) -> int:
 def sample_size(config: Config, corpus: Corpus) -> int:
     """Utterances that the warm start embeds: as configured, but one of each speaker at least."""
     return min(len(corpus), max(config.model.warm_start_utterances, len(corpus.speakers)))
-
-
-def balanced_sample(corpus: Corpus, size: int, seed: int) -> NDArray[np.int64]:
-    """``size`` utterance numbers, spread over the speakers as evenly as the corpus allows."""
-    order = numpy_generator(seed, "warm start").permutation(len(corpus))
-    by_speaker = order[np.argsort(corpus.speaker_ids[order], kind="stable")]
-    counts = np.bincount(corpus.speaker_ids, minlength=len(corpus.speakers))
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    turn = np.arange(len(corpus)) - starts  # the first of each speaker, then the second of each, ...
-    return by_speaker[np.argsort(turn, kind="stable")][:size]
 
 
 def _turned(embeddings: Tensor, rotation: Tensor, dim: int) -> Tensor:

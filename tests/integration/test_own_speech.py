@@ -14,9 +14,9 @@ import mrl
 from mrl.audio import SAMPLE_RATE
 from mrl.data.corpus import scan
 from mrl.data.loading import CropDataset
+from mrl.data.sampling import balanced_sample
 from mrl.data.trials import read_trials
 from mrl.models.checkpoint_format import read_checkpoint
-from mrl.training.warm_start import balanced_sample
 from tests.integration.conftest import CONFIG
 
 STAGE = {**CONFIG["stages"][0], "epochs": 1, "augmentation": {}}

@@ -10,7 +10,8 @@ from torch import nn
 
 from mrl.config import StageConfig
 from mrl.models.encoder import evaluating
-from mrl.training.moving_average import MovingAverage, mean_of_states, recalibrate_batch_norm
+from mrl.training.averaging import mean_of_states
+from mrl.training.moving_average import MovingAverage, recalibrate_batch_norm
 from mrl.training.stages import enter_stage
 
 
