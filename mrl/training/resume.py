@@ -12,7 +12,7 @@ from mrl.config_file import config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
-from mrl.training.run_state import Best, RunState, Weights
+from mrl.training.run_state import Best, RunState
 from mrl.training.selection import Rank
 
 _NEEDED = (
@@ -47,10 +47,6 @@ class Resumed:
     content: dict[str, Any]
     state: RunState
     best: Best
-
-    @property
-    def weights(self) -> Weights:
-        return {"encoder": self.content["encoder"], "criterion": self.content["criterion"]}
 
     @property
     def wandb_run_id(self) -> str | None:

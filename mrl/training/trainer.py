@@ -83,8 +83,7 @@ class Trainer:
         extra |= self._validator.held_out_loss(self.encoder, self.criterion)
         weights = weights_of(self.encoder, self.criterion)
         self._record(PRETRAINED, results, weights, extra)
-        assert self.best is not None
-        self.checkpoints.save(weights, self.state, self.best, stage_state=None, is_best=True)
+        self._save(weights, None, is_best=True)
 
     def _run_stage(self, plan: StagePlan) -> None:
         stage, state = plan.stage, self.state
@@ -137,7 +136,7 @@ class Trainer:
         weights = runner.weights.export()
         is_best, place = False, None
         if state.stage_epoch >= stage.epochs or state.stage_epoch % self.config.validation.every_epochs == 0:
-            is_best, place = self._score(plan, runner, weights)
+            is_best, place = self._score_exported(plan, runner, weights)
             state.stale = 0 if is_best else state.stale + 1
         if stage.average is not None:
             keep_recent(state, stage.average, place, weights)
@@ -148,25 +147,21 @@ class Trainer:
         if is_over and len(state.recent) < 2:  # otherwise their mean is still to be scored
             self._advance(plan)
             stage_state = None
-        assert self.best is not None
-        self.checkpoints.save(weights, state, self.best, stage_state=stage_state, is_best=is_best)
+        self._save(weights, stage_state, is_best)
 
-    def _score(self, plan: StagePlan, runner: StageRunner, weights: Weights) -> tuple[bool, Rank]:
+    def _score_exported(self, plan: StagePlan, runner: StageRunner, weights: Weights) -> tuple[bool, Rank]:
         """Score the exported weights, which are ``weights``; whether they are the new best, and their rank."""
         with runner.weights.exported():
-            results = self._validator.score(self.encoder, f"epoch {self.state.epoch}")
-            extra = self._validator.held_out_loss(self.encoder, self.criterion)
-        return self._record(plan.stage.name, results, weights, extra), self._rank(results)
+            return self._score(plan, f"epoch {self.state.epoch}", weights)
 
     def _end_early(self, plan: StagePlan, runner: StageRunner) -> None:
         """The end of a stage that was resumed with fewer epochs than it has done; its last one may be unscored."""
         state = self.state
         if state.history[-1]["epoch"] < state.epoch:
             weights = runner.weights.export()
-            is_best, _ = self._score(plan, runner, weights)
+            is_best, _ = self._score_exported(plan, runner, weights)
             self._advance(plan)
-            assert self.best is not None
-            self.checkpoints.save(weights, state, self.best, stage_state=None, is_best=is_best)
+            self._save(weights, None, is_best)
         else:
             self._advance(plan)
 
@@ -180,13 +175,21 @@ class Trainer:
         if stage.norm_statistics == "batch":
             runner.recalibrate_norms(state)
         state.epoch += 1
-        results = self._validator.score(self.encoder, f"the mean of epochs {epochs}")
-        extra = self._validator.held_out_loss(self.encoder, self.criterion)
         weights = weights_of(self.encoder, self.criterion)
-        is_best = self._record(stage.name, results, weights, {"average_of": epochs, **extra})
+        is_best, _ = self._score(plan, f"the mean of epochs {epochs}", weights, average_of=epochs)
         self._advance(plan)
+        self._save(weights, None, is_best)
+
+    def _score(self, plan: StagePlan, title: str, weights: Weights, **extra: Any) -> tuple[bool, Rank]:
+        """Score the encoder as it is, whose weights are ``weights``; ``extra`` goes into the record."""
+        results = self._validator.score(self.encoder, title)
+        extra |= self._validator.held_out_loss(self.encoder, self.criterion)
+        return self._record(plan.stage.name, results, weights, extra)
+
+    def _save(self, weights: Weights, stage_state: dict[str, Any] | None, is_best: bool) -> None:
+        """Write the checkpoints of the epoch that has just been counted."""
         assert self.best is not None
-        self.checkpoints.save(weights, state, self.best, stage_state=None, is_best=is_best)
+        self.checkpoints.save(weights, self.state, self.best, stage_state=stage_state, is_best=is_best)
 
     def _is_over(self, plan: StagePlan) -> bool:
         """Whether the stage has trained its last epoch: all of them, or too many without a new best."""
@@ -211,8 +214,8 @@ class Trainer:
         results: Sequence[VerificationResult],
         weights: Weights,
         extra: dict[str, Any],
-    ) -> bool:
-        """Log an epoch's scores and compare them with the best; returns whether they are the new best."""
+    ) -> tuple[bool, Rank]:
+        """Log an epoch's scores and compare them with the best: whether they are the new best, and their rank."""
         state = self.state
         place = self._rank(results)
         is_best = self.best is None or place < self.best.rank
@@ -231,4 +234,4 @@ class Trainer:
         state.history.append({"epoch": state.epoch, **values})
         self.tracker.epoch(state.epoch, state.step, values)
         report_epoch(self.tracker, self.config, results, state.history, place)
-        return is_best
+        return is_best, place
