@@ -1,5 +1,5 @@
 # Each target is one command that also works alone.
-.PHONY: check test demo format
+.PHONY: check test demo bench format
 
 check:  ## format, lint, types
 	uv run ruff format --check .
@@ -16,3 +16,6 @@ demo:  ## the whole job in miniature, and a check that it shows what the tool is
 format:
 	uv run ruff format .
 	uv run ruff check --fix .
+
+bench:  ## every claim of speed beside a plain path, into docs/benchmarks.md
+	uv run python -m benchmarks
