@@ -13,6 +13,7 @@ from mrl.config.data import (
     ValidationConfig,
     ValidationListConfig,
 )
+from mrl.config.evaluation import EvaluationConfig, EvaluationListConfig
 from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
 from mrl.config.run import PRETRAINED, CheckpointConfig, Config, LoggingConfig, RuntimeConfig
 from mrl.config.stage import AverageConfig, LearningRates, LoraConfig, StageConfig
@@ -26,6 +27,8 @@ __all__ = [
     "CorpusConfig",
     "DataConfig",
     "DemoConfig",
+    "EvaluationConfig",
+    "EvaluationListConfig",
     "LearningRates",
     "LoggingConfig",
     "LoraConfig",

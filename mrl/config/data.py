@@ -57,7 +57,7 @@ class DataConfig(Section):
     max_unreadable_share: Probability = 0.01
     """A run stops when more than this share of the training utterances could not be read."""
     cache: Path = Path("cache")
-    """Folder for manifests of scanned corpora."""
+    """Folder for manifests of scanned corpora and features of frozen stages; the same for all machines of a run."""
 
     @field_validator("train", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mrl.config.base import Count, NonNegative, Section, require_unique
 from mrl.config.data import DataConfig, DemoConfig, ValidationConfig
+from mrl.config.evaluation import EvaluationConfig
 from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
 from mrl.config.stage import StageConfig
 
@@ -85,6 +86,8 @@ class Config(Section):
     """What is recorded."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """What is kept."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What evaluate.py measures; no run reads it."""
     demo: DemoConfig | None = None
     """Where set, missing demo speakers are synthesised before the run."""
 

@@ -64,6 +64,9 @@ class StageConfig(Section):
     """Length of the crops."""
     batch_size: Count
     """Utterances per update, over all accumulation steps."""
+    cache_views: Annotated[int, Field(ge=0)] = 0
+    """With a frozen backbone: so many augmented views of each utterance go through it once, and are kept on disk in
+    ``data.cache``; epochs then go over them in turn. 0: new crops in each epoch, through the backbone."""
     accumulate_steps: Count = 1
     """Parts that a batch is cut into; the gradient is that of the whole batch."""
     utterances_per_speaker: Annotated[int, Field(ge=2)] | None = None
@@ -139,6 +142,17 @@ class StageConfig(Section):
             require_default(self, ("depth_decay",), "does nothing with lora")
             if "head" not in self.train:
                 require_default(self, ("norm_statistics",), "does nothing where adapters alone learn")
+        return self
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> StageConfig:
+        if self.cache_views and "backbone" in self.train:
+            raise ValueError("cache_views needs a frozen backbone: train: [head]")
+        if self.cache_views and self.augmentation.ramp_epochs:
+            raise ValueError(
+                "augmentation.ramp_epochs and cache_views do not go together: what is kept does not change with the "
+                "epoch"
+            )
         return self
 
     @model_validator(mode="after")
