@@ -9,6 +9,7 @@ from dotenv import load_dotenv
 
 from mrl.config_file import load_config
 from mrl.errors import MRLError
+from mrl.processes import PeerError
 from mrl.training.run import dry_run, overfit, train
 
 INTERRUPTED = 130
@@ -63,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             overfit(config, options.config, options.overfit)
         else:
             train(config, options.config, options.resume, allow_config_change=options.allow_config_change)
+    except PeerError as error:  # which the first process has said more of
+        return error.exit_code
     except MRLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -3,43 +3,52 @@
 WAV, FLAC, Ogg and Opus are read by libsndfile, which seeks to the sample. AAC (m4a) and MP3 are decoded by
 FFmpeg through torchcodec, which is imported when the first such file is met. A crop holds exactly the samples
 of that part of the whole file. Of m4a only what leads up to the crop's end is decoded; an MP3 is decoded whole,
-because its header does not tell its length reliably.
+because its header does not tell its length reliably. A path below a packed corpus (:mod:`mrl.packed`) gives the
+samples that were packed under it, without a file.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import soundfile
-from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
+from mrl.audio_sources import (
+    AUDIO_SUFFIXES,
+    FFMPEG_SUFFIXES,
+    SAMPLE_RATE,
+    PackedSource,
+    Samples,
+    Source,
+    audio_decoder,
+    open_source,
+    reason_of,
+)
 from mrl.errors import AudioError
+from mrl.packed import PackedUtterance, find_utterance
 
-SAMPLE_RATE = 16_000
-"""Hz, of everything that is read."""
-
-_FFMPEG_SUFFIXES = frozenset({".m4a", ".mp3"})
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus"}) | _FFMPEG_SUFFIXES
-"""File name endings, in lower case, of audio that can be read."""
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "SAMPLE_RATE",
+    "Samples",
+    "is_there",
+    "load_decoder",
+    "num_samples",
+    "packed_crop",
+    "read",
+    "read_crop",
+]
 
 _SOURCE_RATES = range(1_000, 768_001)  # Hz; a header that says otherwise is damaged
 _PLAUSIBLE_PEAK = 8.0  # lossy decoders overshoot 1 a little; integers stored as floats exceed it by far
-_ENDLESS_FRAMES = 1 << 40  # of FLAC from a pipe libsndfile says more, and cannot read its end
-_STREAMED_WAV_BYTES = 0x7FFF_0000  # programs that write to a pipe state at least this as the length
-_HEADER_SLACK_SECONDS = 0.1  # an m4a may hold a few AAC frames less than its header says
 _FILTER_HALF_WIDTH = 16  # zero crossings of the resampling filter on either side
 _FILTER_ROLLOFF = 0.96  # its cut-off, as a share of the lower Nyquist frequency
-
-Samples = NDArray[np.float32]
 
 
 def read(path: Path | str, max_samples: int | None = None) -> Samples:
@@ -73,15 +82,19 @@ def read_crop(path: Path | str, num_samples: int, position: float) -> Samples:
     evenly among all that fit. A shorter file is repeated periodically, beginning at the ``position`` part of
     its length. Raises AudioError as :func:`read` does; "silent" then speaks of the crop.
     """
-    assert num_samples > 0
-    assert 0.0 <= position < 1.0
     with _opened(Path(path)) as source:
-        total = _length(source)
-        if total >= num_samples:
-            start = int(position * (total - num_samples + 1))
-            return _checked(_samples(source, start, start + num_samples))
-        whole = _samples(source, 0, total)
-        return _checked(np.resize(np.roll(whole, -int(position * total)), num_samples))
+        return _crop(source, num_samples, position)
+
+
+def packed_crop(utterance: PackedUtterance, path: Path, num_samples: int, position: float) -> Samples:
+    """:func:`read_crop` of an utterance of a packed corpus that is known already; ``path`` names it in errors."""
+    with _naming(path):
+        return _crop(PackedSource(utterance), num_samples, position)
+
+
+def is_there(path: Path) -> bool:
+    """Whether ``path`` is a file, or names an utterance of a packed corpus that it lies in."""
+    return os.path.isfile(path) or find_utterance(path) is not None
 
 
 def load_decoder(path: Path) -> None:
@@ -89,97 +102,25 @@ def load_decoder(path: Path) -> None:
 
     FFmpeg's takes seconds. One that does not load is an error where a file is read, not here.
     """
-    if path.suffix.lower() in _FFMPEG_SUFFIXES:
+    if path.suffix.lower() in FFMPEG_SUFFIXES:
         with suppress(AudioError):
-            _audio_decoder()
-
-
-class _Source(Protocol):
-    """An open file at its own rate. ``frames`` gives a range of them, the channels averaged."""
-
-    rate: int
-    num_frames: int
-
-    def frames(self, start: int, stop: int) -> Samples: ...
-
-
-class _SoundFileSource:
-    """A file that libsndfile reads."""
-
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self._file = file
-        self.rate: int = file.samplerate
-        self.num_frames: int = file.frames
-        cut = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-        if cut and int(cut[2]) < int(cut[1]) < _STREAMED_WAV_BYTES:
-            raise AudioError(f"cut short: its header promises {cut[1]} bytes of audio, it has {cut[2]}")
-
-    def frames(self, start: int, stop: int) -> Samples:
-        self._file.seek(start)
-        frames: NDArray[np.float32] = self._file.read(stop - start, dtype="float32", always_2d=True)
-        if len(frames) < stop - start:
-            raise AudioError(f"cut short: sample {start + len(frames)} of {self.num_frames} is missing")
-        return frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
-
-
-class _FFmpegSource:
-    """A file that FFmpeg decodes; times are counted from the first sample that is played."""
-
-    def __init__(self, path: Path) -> None:
-        self._decoder = _audio_decoder()(str(path))
-        header = self._decoder.metadata
-        self.rate: int = header.sample_rate
-        self._whole: Samples | None = None
-        if path.suffix.lower() == ".mp3" or not header.duration_seconds_from_header:
-            self._whole = _mono(self._decoder.get_all_samples().data)
-            self.num_frames = len(self._whole)
-        else:
-            self._begin = header.begin_stream_seconds_from_header or 0.0
-            self.num_frames = round(header.duration_seconds_from_header * self.rate)
-
-    def frames(self, start: int, stop: int) -> Samples:
-        if self._whole is not None:
-            return self._whole[start:stop]
-        decoded = self._decoder.get_samples_played_in_range(
-            self._begin + start / self.rate, self._begin + stop / self.rate
-        )
-        samples = _mono(decoded.data)
-        missing = stop - start - len(samples)
-        if missing > _HEADER_SLACK_SECONDS * self.rate:
-            raise AudioError(f"cut short: sample {stop - missing} of {self.num_frames} is missing")
-        return np.pad(samples, (0, missing)) if missing else samples
-
-
-def _mono(frames: Any) -> Samples:
-    """Samples [T] of a decoded tensor [channels, T]."""
-    return frames[0].numpy() if len(frames) == 1 else frames.mean(dim=0).numpy()
-
-
-def _audio_decoder() -> Any:
-    """The class that decodes with FFmpeg."""
-    try:
-        from torchcodec.decoders import AudioDecoder
-    except (ImportError, OSError, RuntimeError) as error:
-        raise AudioError(
-            f"decoding it needs FFmpeg and torchcodec, which do not load ({_reason(error)}); install FFmpeg "
-            "4 to 8 (`apt install ffmpeg`, `conda install ffmpeg`, `brew install ffmpeg`) or convert to FLAC"
-        ) from None
-    return AudioDecoder
+            audio_decoder()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Source]:
+def _opened(path: Path) -> Iterator[Source]:
     """The source for ``path``; whatever goes wrong with it becomes an AudioError that names the path."""
+    with _naming(path):
+        if path.suffix.lower() not in AUDIO_SUFFIXES:
+            raise ValueError(path.suffix)
+        with closing(open_source(path)) as source:
+            yield source
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     try:
-        suffix = path.suffix.lower()
-        if suffix not in AUDIO_SUFFIXES:
-            raise ValueError(suffix)
-        if suffix in _FFMPEG_SUFFIXES:
-            yield _FFmpegSource(path)
-        else:
-            with soundfile.SoundFile(os.fsencode(path)) as file:
-                endless = file.frames >= _ENDLESS_FRAMES
-                yield _FFmpegSource(path) if endless else _SoundFileSource(file)
+        yield
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from None
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
@@ -198,18 +139,10 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return "empty (0 bytes)"
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         return f"not an audio format that can be read ({', '.join(sorted(AUDIO_SUFFIXES))})"
-    return f"damaged or cut short: {_reason(error)}"
+    return f"damaged or cut short: {reason_of(error)}"
 
 
-def _reason(error: Exception) -> str:
-    """The error in one line, without the place in a library's source or the file's name before it."""
-    if isinstance(error, soundfile.LibsndfileError):
-        return str(error.error_string).strip()
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^.*\.cpp:\d+, ", "", lines[0])
-
-
-def _length(source: _Source) -> int:
+def _length(source: Source) -> int:
     """Samples that the whole source has at 16 kHz."""
     if source.rate not in _SOURCE_RATES:
         raise AudioError(f"damaged: its header says {source.rate} samples per second")
@@ -218,7 +151,18 @@ def _length(source: _Source) -> int:
     return -(-source.num_frames * SAMPLE_RATE // source.rate)
 
 
-def _samples(source: _Source, start: int, stop: int) -> Samples:
+def _crop(source: Source, num_samples: int, position: float) -> Samples:
+    assert num_samples > 0
+    assert 0.0 <= position < 1.0
+    total = _length(source)
+    if total >= num_samples:
+        start = int(position * (total - num_samples + 1))
+        return _checked(_samples(source, start, start + num_samples))
+    whole = _samples(source, 0, total)
+    return _checked(np.resize(np.roll(whole, -int(position * total)), num_samples))
+
+
+def _samples(source: Source, start: int, stop: int) -> Samples:
     """Samples ``start`` to ``stop`` of the source at 16 kHz.
 
     The resampling filter sees the frames around the range, so the result is that part of the whole file

@@ -86,6 +86,11 @@ class Console:
             self._log = None
 
 
+def silent_console() -> Console:
+    """A console that prints nothing."""
+    return Console(stream=io.StringIO())
+
+
 class _LenientStream:
     """A text stream whose failures are kept in ``lost`` instead of raised.
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mrl.audio import Samples, packed_crop, read_crop
 from mrl.data.listing import LAYOUT, list_tree, offsets_of
 from mrl.data.manifest import load_manifest, manifest_path, save_manifest
 from mrl.errors import DataError
+from mrl.packed import TABLE, PackedUtterance, Shards, is_packed, open_packed, require_finished
 
 _NAMED_AT_MOST = 5
 
@@ -40,6 +42,9 @@ class Corpus:
     """Audio files directly in ``root``, which belong to no speaker."""
     folders: tuple[str, ...] = ("",)  # [C], where each corpus lies below root, with forward slashes
     numbers_of_corpora: NDArray[np.int16] | None = None  # [S], each speaker's place in folders; None: all 0
+    packs: tuple[Shards | None, ...] = ()
+    """[C], where the samples of each corpus lie if it is packed, None: in files; empty where none is packed."""
+    packed_numbers: NDArray[np.int32] | None = None  # [N], each utterance's number in its pack; None: no pack
 
     def __len__(self) -> int:
         return len(self.speaker_ids)
@@ -53,7 +58,38 @@ class Corpus:
 
     def folder_of(self, utterance: int) -> str:
         """Where the utterance's corpus lies below ``root``; "" for ``root`` itself."""
-        return self.folders[self.corpus_of_speaker[self.speaker_ids[utterance]]]
+        return self.folders[self._corpus_of(utterance)]
+
+    def read_crop(self, utterance: int, num_samples: int, position: float) -> Samples:
+        """:func:`mrl.audio.read_crop` of the utterance: from its file, or from the shards of a packed corpus.
+
+        Raises AudioError as that does, and DataError for a damaged shard.
+        """
+        if self.packed_numbers is None or (pack := self.packs[self._corpus_of(utterance)]) is None:
+            return read_crop(self.path(utterance), num_samples, position)
+        packed = PackedUtterance(pack, int(self.packed_numbers[utterance]))
+        return packed_crop(packed, self.path(utterance), num_samples, position)
+
+    def example_files(self) -> list[Path]:
+        """One audio file of each of the joined corpora that lies in files."""
+        speakers, firsts = np.unique(self.speaker_ids, return_index=True)
+        corpora, places = np.unique(self.corpus_of_speaker[speakers], return_index=True)
+        return [
+            self.path(int(firsts[place]))
+            for corpus, place in zip(corpora, places, strict=True)
+            if not self.packs or self.packs[corpus] is None
+        ]
+
+    def files(self) -> list[Path]:
+        """The files that change when its samples do: the audio, or the table of a packed corpus, with its checksums."""
+        packs = dict.fromkeys(pack.folder / TABLE for pack in self.packs if pack is not None)
+        in_files = [
+            item for item in range(len(self)) if not self.packs or self.packs[self._corpus_of(item)] is None
+        ]
+        return [*packs, *map(self.path, in_files)]
+
+    def _corpus_of(self, utterance: int) -> int:
+        return int(self.corpus_of_speaker[self.speaker_ids[utterance]])
 
     def speaker_folder(self, speaker_id: int) -> str:
         """The name of a speaker's folder: the speaker's name without the label of a joined corpus."""
@@ -67,6 +103,7 @@ class Corpus:
         return f"{folder}/{path}" if folder else path
 
     def path(self, utterance: int) -> Path:
+        """Its audio file; of a packed corpus, the name under which :mod:`mrl.packed` knows it."""
         return self.root / self.relative_path(utterance)
 
     def session_of(self, utterance: int) -> str:
@@ -97,6 +134,7 @@ class Corpus:
             speaker_ids=self.speaker_ids[keep],
             path_bytes=self.path_bytes[np.repeat(keep, lengths)],
             path_offsets=offsets_of(lengths[keep]),
+            packed_numbers=None if self.packed_numbers is None else self.packed_numbers[keep],
         )
 
     def select(self, keep: NDArray[np.bool_]) -> Corpus:
@@ -135,7 +173,7 @@ class Corpus:
 def scan(
     root: Path | str, *, manifest_dir: Path | None, progress: Callable[[int], None] | None = None
 ) -> Corpus:
-    """Find the audio files below ``root``.
+    """Find the audio files below ``root``, or open the packed corpus there.
 
     Names that begin with a dot are left out. Links are followed, but no folder is entered twice for the same
     speaker. With ``manifest_dir`` the result is kept there and used again until a folder of the tree changes:
@@ -148,11 +186,14 @@ def scan(
 
     Raises:
         DataError: a folder cannot be listed; ``root`` holds no speaker folder or no audio; the manifest
-            cannot be written.
+            cannot be written; a packed corpus is not finished, or a part of it is damaged or cut.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; {LAYOUT}")
+    if is_packed(root):
+        return _packed(root)
+    require_finished(root)
     manifest = None if manifest_dir is None else manifest_path(manifest_dir, root)
     if manifest is not None and (kept := load_manifest(manifest, root)) is not None:
         return Corpus(root, *kept)
@@ -161,3 +202,18 @@ def scan(
     if manifest is not None:
         save_manifest(manifest, listing, folders, started_ns)
     return Corpus(root, *listing)
+
+
+def _packed(root: Path) -> Corpus:
+    packed = open_packed(root)
+    numbers = np.arange(len(packed.speaker_ids), dtype=np.int32)
+    return Corpus(
+        root,
+        packed.speakers,
+        packed.speaker_ids,
+        packed.path_bytes,
+        packed.path_offsets,
+        packed.ignored_files,
+        packs=(packed.shards,),
+        packed_numbers=numbers,
+    )

@@ -8,6 +8,7 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mrl.data.corpus import Corpus
 from mrl.data.listing import offsets_of
@@ -46,6 +47,19 @@ def join_corpora(corpora: Mapping[str, Corpus]) -> Corpus:
         sum(part.ignored_files for part in parts),
         tuple(Path(os.path.relpath(os.path.abspath(part), root)).as_posix() for part in roots),
         np.repeat(np.arange(len(parts), dtype=np.int16), np.diff(firsts)),
+        tuple(part.packs[0] if part.packs else None for part in parts),
+        _packed_numbers(parts),
+    )
+
+
+def _packed_numbers(parts: Sequence[Corpus]) -> NDArray[np.int32] | None:
+    """Numbers of utterances in the packs of ``parts``, those in files, which have none, with zeros: [N]."""
+    if all(part.packed_numbers is None for part in parts):
+        return None
+    numbers = [part.packed_numbers for part in parts]
+    in_files = (np.zeros(len(part), dtype=np.int32) for part in parts)
+    return np.concatenate(
+        [none if packed is None else packed for packed, none in zip(numbers, in_files, strict=True)]
     )
 
 

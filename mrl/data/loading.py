@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mrl.audio import load_decoder, read_crop
+from mrl.audio import load_decoder
 from mrl.data.augment import AugmentationPlan, Augmenter
 from mrl.data.corpus import Corpus
 from mrl.data.epoch_batches import Key
@@ -65,9 +65,9 @@ class CropDataset(Dataset[Crop]):
         return len(self._corpus)
 
     def load_decoder(self) -> None:
-        """Load what the corpus's files need; the first stands for all."""
-        if len(self._corpus):
-            load_decoder(self._corpus.path(0))
+        """Load what the files of each corpus need; one stands for all."""
+        for path in self._corpus.example_files():
+            load_decoder(path)
 
     def __getitem__(self, key: Key) -> Crop:
         utterance = key[1]
@@ -78,7 +78,7 @@ class CropDataset(Dataset[Crop]):
             return self._in_place_of(key, position, error)
 
     def _crop(self, utterance: int, position: float, replaced: str | None = None) -> Crop:
-        samples = read_crop(self._corpus.path(utterance), self._num_samples, position)
+        samples = self._corpus.read_crop(utterance, self._num_samples, position)
         speaker = int(self._corpus.speaker_ids[utterance])
         return Crop(torch.from_numpy(samples), speaker, utterance, replaced)
 

@@ -19,7 +19,8 @@ def check_audio_readable(lists: Iterable[TrialList]) -> None:
     """Open the header of each audio file of ``lists``.
 
     Finds files that are missing, empty, cut short, or of another kind than they are called; damage within the
-    samples shows when they are read. MP3, which would have to be decoded whole, is not opened.
+    samples shows when they are read. MP3, which would have to be decoded whole, is not opened. Of a packed corpus
+    the table is looked into.
 
     Raises DataError that counts what cannot be read and names the first five, with the reason for each.
     """

@@ -6,13 +6,13 @@ parted by blanks, or by tabs where a path holds a blank.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mrl.atomic import write_atomically
+from mrl.audio import is_there
 from mrl.data.trial_list import Trial, TrialList
 from mrl.data.trial_making import generate_trials
 from mrl.errors import DataError
@@ -69,10 +69,8 @@ def write_trials(trials: TrialList, path: Path | str) -> None:
 def check_audio_exists(trials: TrialList) -> None:
     """Raise one DataError that counts the audio files of ``trials`` that are missing and names the first."""
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
-        there = pool.map(lambda utterance: os.path.isfile(trials.root / utterance), trials.utterances)
-        missing = [
-            utterance for utterance, is_there in zip(trials.utterances, there, strict=True) if not is_there
-        ]
+        there = pool.map(lambda utterance: is_there(trials.root / utterance), trials.utterances)
+        missing = [utterance for utterance, found in zip(trials.utterances, there, strict=True) if not found]
     if missing:
         named = ", ".join(missing[:_NAMED_AT_MOST]) + (", ..." if len(missing) > _NAMED_AT_MOST else "")
         raise DataError(

@@ -11,8 +11,9 @@ from mrl.data.assemble import configured_lists
 from mrl.data.trials import TrialList, check_audio_exists, read_trials
 from mrl.device import choose_device
 from mrl.errors import ConfigError
+from mrl.evaluation.embedding import Utterances
 from mrl.evaluation.report import RESULT_COLUMNS, result_rows
-from mrl.evaluation.verification import VerificationResult, verify
+from mrl.evaluation.verification import VerificationResult, verify_lists
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.encoder import encoder_from_checkpoint
 
@@ -42,25 +43,24 @@ def evaluate(
     else:
         lists = configured_lists(config, content["lists"])
     console = Console()
-    results = []
-    for trials in lists:
-        with console.progress(f"scoring {trials.name}", len(trials.utterances)) as bar:
-            results.append(
-                verify(
-                    encoder,
-                    trials,
-                    prefixes,
-                    max_seconds=config.validation.max_utterance_seconds,
-                    workers=workers,
-                    advance=bar.advance,
-                )
-            )
+    utterances = len(Utterances.of(lists).paths)
+    with console.progress("embedding", utterances) as bar:
+        results = verify_lists(
+            encoder,
+            lists,
+            prefixes,
+            max_seconds=config.validation.max_utterance_seconds,
+            workers=workers,
+            advance=bar.advance,
+        )
     console.table(f"{checkpoint}", RESULT_COLUMNS, result_rows(results))
     for result in results:
         console.say(
             f"{result.name}: {result.num_trials} trials ({result.num_targets} target), "
-            f"{result.num_utterances} utterances, {result.seconds:.1f} s"
+            f"{result.num_utterances} utterances, scored in {result.seconds - result.embedding_seconds:.1f} s"
         )
+    seconds = sum(result.embedding_seconds for result in results)
+    console.say(f"{utterances} distinct utterances, each embedded once in {seconds:.1f} s")
     return results
 
 

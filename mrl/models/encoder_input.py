@@ -1,7 +1,8 @@
 """What an encoder takes: waveforms, checked, and files as batches of equally long log-mel images.
 
-Padding would change what is pooled over time, and so the embedding. Only files with the same number of mel
-frames share a batch, and the mel image of each is made alone.
+Padding would change what is pooled over time, and so the embedding; masks would have to reach every convolution,
+attention and statistic of a backbone. Only files with the same number of mel frames share a batch, and the mel
+image of each is made alone.
 
 Shapes: B batch, T samples at 16 kHz, F mel bands.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from mrl.models.released import Trunk
 from mrl.read_ahead import map_ahead, read_ahead
 
 _USUAL_SECONDS = 10  # of a file in a full batch; longer ones share a batch with fewer
+_MANY_FRAMES = 1000  # so many that their samples are not the front end's least
 
 
 def waveform_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
@@ -73,9 +76,16 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def mel_batches(
-    trunk: Trunk, paths: Sequence[Path], batch_size: int, workers: int
+    trunk: Trunk,
+    paths: Sequence[Path],
+    batch_size: int,
+    workers: int,
+    *,
+    max_samples: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Log-mel images [B, F, frames] of whole files, each batch with the places of its files in ``paths``.
+    """Log-mel images [B, F, frames] of files, each batch with the places of its files in ``paths``.
 
     The longest come first, so that a memory that is too small shows at once. All headers are read before.
 
@@ -84,30 +94,68 @@ def mel_batches(
         paths: files to read.
         batch_size: files in a batch, at most; of files longer than ten seconds there are fewer, so that a
             batch is never longer than this many times ten seconds, or than one file.
-        workers: threads that read; at most twice as many waveforms are held.
+        workers: threads that read; at most twice as many waveforms are held beside those of a batch.
+        max_samples: read no more than the first so many of each file; None: whole files.
+        rank: which of ``world_size`` processes this is. Each gets whole batches, as much audio as the others.
+        world_size: processes; together they get each file once.
 
     Raises:
         AudioError: a file that cannot be read or is too short for the model; names it.
     """
+    lengths = _lengths(trunk, paths, workers, max_samples)
+    largest = max(1, min(batch_size, -(-len(paths) // world_size)))
+    batches = _share(_equally_long(trunk, lengths, largest), lengths, rank, world_size)
+    order = [place for batch in batches for place in batch]
+    waveforms = read_ahead([paths[place] for place in order], workers, max_samples)
+    for places in batches:
+        mels = [_mel(trunk, w, paths[p]) for p, w in zip(places, islice(waveforms, len(places)), strict=True)]
+        if all(mel.shape == mels[0].shape for mel in mels):
+            yield places, torch.stack(mels)
+        else:  # a file was replaced after its header was read
+            yield from (([place], mel[None]) for place, mel in zip(places, mels, strict=True))
+
+
+def _lengths(trunk: Trunk, paths: Sequence[Path], workers: int, max_samples: int | None) -> list[int]:
+    """Samples that will be read of each file, from its header."""
     lengths = []
     for path, length in zip(paths, map_ahead(num_samples, paths, workers), strict=True):
+        length = length if max_samples is None else min(length, max_samples)
         with naming(path):
             trunk.require_samples(length)
         lengths.append(length)
-    order = sorted(range(len(paths)), key=lengths.__getitem__, reverse=True)
-    places: list[int] = []
-    mels: list[Tensor] = []
-    waveforms = read_ahead([paths[place] for place in order], workers)
-    for place, waveform in zip(order, waveforms, strict=True):
-        mel = _mel(trunk, waveform, paths[place])
-        room = max(1, min(batch_size, batch_size * _USUAL_SECONDS * SAMPLE_RATE // len(waveform)))
-        if mels and (len(mels) >= room or mel.shape != mels[0].shape):
-            yield places, torch.stack(mels)
-            places, mels = [], []
-        places.append(place)
-        mels.append(mel)
-    if mels:
-        yield places, torch.stack(mels)
+    return lengths
+
+
+def _equally_long(trunk: Trunk, lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Places in ``lengths`` in batches of equally many frames, the longest first."""
+    batches: list[list[int]] = []
+    frames = 0
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        room = max(1, min(batch_size, batch_size * _USUAL_SECONDS * SAMPLE_RATE // lengths[place]))
+        if not batches or len(batches[-1]) >= room or whole_frames(trunk, lengths[place]) != frames:
+            batches.append([])
+            frames = whole_frames(trunk, lengths[place])
+        batches[-1].append(place)
+    return batches
+
+
+def _share(batches: list[list[int]], lengths: Sequence[int], rank: int, world_size: int) -> list[list[int]]:
+    """The batches of one of several processes: in turn each goes to the process with the least audio so far."""
+    assert 0 <= rank < world_size
+    loads = [0] * world_size
+    mine = []
+    for batch in batches:
+        least = loads.index(min(loads))
+        loads[least] += sum(lengths[place] for place in batch)
+        if least == rank:
+            mine.append(batch)
+    return mine
+
+
+def whole_frames(trunk: Trunk, length: int) -> int:
+    """Mel frames of a waveform of ``length`` samples, cut to whole strides of the backbone."""
+    frames = _MANY_FRAMES + (length - trunk.spec.min_samples(_MANY_FRAMES)) // trunk.spec.hop_samples
+    return frames // trunk.backbone.frame_stride * trunk.backbone.frame_stride
 
 
 def _mel(trunk: Trunk, waveform: NDArray[np.float32], path: Path) -> Tensor:
@@ -115,4 +163,4 @@ def _mel(trunk: Trunk, waveform: NDArray[np.float32], path: Path) -> Tensor:
     device = next(trunk.parameters()).device
     with naming(path):
         mel = trunk.mel(torch.from_numpy(waveform).to(device)[None])[0]
-    return mel[:, : mel.shape[1] // trunk.backbone.frame_stride * trunk.backbone.frame_stride]
+    return mel[:, : whole_frames(trunk, len(waveform))]

@@ -52,22 +52,25 @@ class Criterion(nn.Module):
     def teacher(self) -> SpeakerEncoder | None:
         return self._teacher[0] if self._teacher else None
 
+    @torch.no_grad()
+    def hear(self, waveforms: Tensor) -> Tensor:
+        """The teacher's embeddings [B, E] of ``waveforms`` [B, T]."""
+        return self._teacher[0](waveforms)
+
     def forward(
         self,
-        waveforms: Tensor,
         embeddings: Tensor,
         targets: Targets,
         settings: PrefixSettings,
+        reference: Tensor | None = None,
         teacher_weight: float = 0.0,
     ) -> StepLoss:
-        """Terms for ``embeddings`` [B, D] of ``waveforms`` [B, T], which the teacher hears too."""
+        """Terms for ``embeddings`` [B, D]; ``reference`` [B, E] are the teacher's, given with a ``teacher_weight``."""
         terms = self.loss(embeddings, targets, settings)
-        apart = terms.total.new_zeros(())
         if not teacher_weight:
-            return StepLoss(terms.total, terms.per_prefix, apart)
+            return StepLoss(terms.total, terms.per_prefix, terms.total.new_zeros(()))
         assert self.term is not None
-        with torch.no_grad():
-            reference = self._teacher[0](waveforms)
+        assert reference is not None
         apart = self.term(embeddings, reference)
         return StepLoss(terms.total + teacher_weight * apart, terms.per_prefix, apart.detach())
 

@@ -2,6 +2,7 @@
 
 An EER on new speakers says whether the encoder generalises; the loss on held-out utterances, beside that on as
 many training utterances measured alike, says whether the classifier learns its training data by heart.
+N utterances, P pooled statistics.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mrl.audio import SAMPLE_RATE
 from mrl.data.assemble import RunData
@@ -18,40 +20,62 @@ from mrl.data.loading import CropDataset, make_loader
 from mrl.data.sampling import balanced_sample
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder, evaluating
+from mrl.models.released import Trunk
+from mrl.training.fingerprint import fingerprint_of
 
 _BATCH = 32
 _CROP_SECONDS = 3.0
 
 
-def measure_held_out(
-    encoder: SpeakerEncoder,
-    classifier: SlicedClassifier,
-    data: RunData,
-    *,
-    seed: int,
-    workers: int,
-    say: Callable[[str], None],
-) -> dict[str, float]:
-    """Loss and accuracy per prefix of held-out utterances and of as many training utterances, and their gap.
+class HeldOut:
+    """Loss and accuracy of held-out utterances and of as many training utterances, and their gap.
 
-    One fixed crop of 3 s of each utterance, no augmentation, no margin: ``held_out/loss_<dim>``,
-    ``held_out/accuracy_<dim>`` (a share), ``train_sample/...`` likewise, and ``held_out/gap``, the mean over the
-    prefixes of held-out minus training loss.
+    One fixed crop of 3 s of each utterance, no augmentation, no margin. What the backbone makes of the crops is
+    kept for as long as it stays the same.
     """
-    assert data.held_out is not None
-    sample = balanced_sample(data.train, len(data.held_out), seed).tolist()
-    metrics: dict[str, float] = {}
-    losses = {}
-    everything: list[int] = list(range(len(data.held_out)))
-    parts = {"held_out": (data.held_out, everything), "train_sample": (data.train, sample)}
-    for name, (corpus, chosen) in parts.items():
-        loss, accuracy = _score(encoder, classifier, corpus, chosen, seed, workers, say)
-        losses[name] = loss
-        for place, dim in enumerate(classifier.dims):
-            metrics[f"{name}/loss_{dim}"] = float(loss[place])
-            metrics[f"{name}/accuracy_{dim}"] = float(accuracy[place])
-    metrics["held_out/gap"] = float((losses["held_out"] - losses["train_sample"]).mean())
-    return metrics
+
+    def __init__(self, data: RunData, seed: int, workers: int, say: Callable[[str], None]) -> None:
+        assert data.held_out is not None
+        sample = balanced_sample(data.train, len(data.held_out), seed).tolist()
+        everything: list[int] = list(range(len(data.held_out)))
+        self._parts = {"held_out": (data.held_out, everything), "train_sample": (data.train, sample)}
+        self._seed, self._workers, self._say = seed, workers, say
+        self._fingerprint = ""
+        self._pooled: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def measure(self, encoder: SpeakerEncoder, classifier: SlicedClassifier) -> dict[str, float]:
+        """``held_out/loss_<dim>``, ``held_out/accuracy_<dim>`` (a share), ``train_sample/...`` likewise.
+
+        ``held_out/gap`` is the mean over the prefixes of held-out minus training loss.
+        """
+        if (fingerprint := fingerprint_of(encoder.backbone)) != self._fingerprint:
+            self._pooled = {name: self._pool(encoder.backbone, *part) for name, part in self._parts.items()}
+            self._fingerprint = fingerprint
+        metrics: dict[str, float] = {}
+        losses = {}
+        for name, (pooled, speakers) in self._pooled.items():
+            loss, accuracy = _score(encoder, classifier, pooled, speakers)
+            losses[name] = loss
+            for place, dim in enumerate(classifier.dims):
+                metrics[f"{name}/loss_{dim}"] = float(loss[place])
+                metrics[f"{name}/accuracy_{dim}"] = float(accuracy[place])
+        metrics["held_out/gap"] = float((losses["held_out"] - losses["train_sample"]).mean())
+        return metrics
+
+    @torch.no_grad()
+    def _pool(self, trunk: Trunk, corpus: Corpus, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pooled statistics [N, P] of the ``chosen`` N utterances, on the CPU, and their speakers [N]."""
+        device = next(trunk.parameters()).device
+        dataset = CropDataset(corpus, round(_CROP_SECONDS * SAMPLE_RATE), self._seed)
+        batches = [[(0, item) for item in chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
+        pooled, speakers = [], []
+        with evaluating(trunk):
+            for batch in make_loader(dataset, batches, self._workers, pin_memory=False):
+                for message in batch.replaced:
+                    self._say(f"held-out loss, replaced: {message}")
+                pooled.append(trunk(batch.waveforms.to(device)).float().cpu())
+                speakers.append(batch.speakers)
+        return torch.cat(pooled), torch.cat(speakers)
 
 
 def describe_held_out(record: Mapping[str, Any], dims: Sequence[int]) -> str | None:
@@ -87,25 +111,14 @@ def overfitting_warning(history: Sequence[Mapping[str, Any]]) -> str | None:
 
 @torch.no_grad()
 def _score(
-    encoder: SpeakerEncoder,
-    classifier: SlicedClassifier,
-    corpus: Corpus,
-    chosen: Sequence[int],
-    seed: int,
-    workers: int,
-    say: Callable[[str], None],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss and accuracy of ``chosen`` utterances at each prefix, on the CPU."""
+    encoder: SpeakerEncoder, classifier: SlicedClassifier, pooled: Tensor, speakers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean loss and accuracy at each prefix, on the CPU."""
     device = encoder.head.linear.weight.device
-    dataset = CropDataset(corpus, round(_CROP_SECONDS * SAMPLE_RATE), seed)
-    batches = [[(0, item) for item in chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
     losses, hits = [], []
     with evaluating(encoder):
-        for batch in make_loader(dataset, batches, workers, pin_memory=False):
-            for message in batch.replaced:
-                say(f"held-out loss, replaced: {message}")
-            embeddings = encoder(batch.waveforms.to(device))
-            loss, hit = classifier.score(embeddings, batch.speakers.to(device))
+        for rows, labels in zip(pooled.split(_BATCH), speakers.split(_BATCH), strict=True):
+            loss, hit = classifier.score(encoder.head(rows.to(device)), labels.to(device))
             losses.append(loss.cpu())
             hits.append(hit.cpu())
     return torch.cat(losses).mean(0), torch.cat(hits).float().mean(0)

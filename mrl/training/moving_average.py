@@ -69,32 +69,35 @@ class MovingAverage:
             tensor.copy_(values[name])
 
 
-def recalibrate_batch_norm(encoder: SpeakerEncoder, waveforms: Iterable[Tensor], stage: StageConfig) -> None:
+def recalibrate_batch_norm(
+    encoder: SpeakerEncoder, network: nn.Module, batches: Iterable[Tensor], stage: StageConfig
+) -> None:
     """Estimate anew the statistics of the BatchNorms that move in ``stage``; the others stay as they are.
 
     Averaged weights need statistics of their own (Izmailov et al., arXiv 1803.05407): those of the inputs that the
-    norms see now, the plain mean over ``waveforms``, batches [B, T] on the encoder's device. All else is in eval
-    mode, dropout included. PyTorch's ``update_bn`` would reset every norm, those of frozen parts too.
+    norms see now, the plain mean over ``batches`` on the encoder's device, which go through ``network``: the
+    encoder or its head. All else is in eval mode, dropout included. PyTorch's ``update_bn`` would reset every
+    norm, those of frozen parts too.
     """
     norms = [norm for norm in moving_norms(encoder, stage) if isinstance(norm, BATCH_NORMS)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    batches = 0
+    count = 0
     with torch.no_grad(), evaluating(encoder):
         try:
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # a cumulative average
                 norm.train()
-            for batch in waveforms:
-                encoder(batch)
-                batches += 1
+            for batch in batches:
+                network(batch)
+                count += 1
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
                 norm.eval()
-    assert batches, "no batch to take statistics of"
+    assert count, "no batch to take statistics of"
 
 
 def _moving_tensors(modules: Sequence[nn.Module]) -> Iterator[tuple[str, Tensor]]:

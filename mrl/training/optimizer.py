@@ -19,10 +19,14 @@ _Groups = list[dict[str, Any]]
 
 
 def build_optimizer(
-    encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConfig, *, fused: bool
+    encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConfig
 ) -> torch.optim.Optimizer:
-    """The optimizer of a stage that has been entered. ``fused`` picks the kernels for GPUs."""
-    return _BUILDERS[stage.optimizer](parameter_groups(encoder, classifier, stage), stage, fused)
+    """The optimizer of a stage that has been entered, with fused kernels.
+
+    Where its attribute ``found_inf`` is a tensor of 1, a step leaves weights and state as they are, without the
+    host having to know; this is how GradScaler tells the fused optimizers of PyTorch.
+    """
+    return _BUILDERS[stage.optimizer](parameter_groups(encoder, classifier, stage), stage)
 
 
 def parameter_groups(encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConfig) -> _Groups:
@@ -70,15 +74,21 @@ def _depths(backbone: nn.Module) -> dict[str, int]:
     return {name: distances[block] for name, block in blocks.items()}
 
 
-def _adamw(groups: _Groups, stage: StageConfig, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, betas=(stage.momentum, 0.999), fused=fused)
+def _adamw(groups: _Groups, stage: StageConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=(stage.momentum, 0.999), fused=True)
 
 
-def _sgd(groups: _Groups, stage: StageConfig, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, momentum=stage.momentum, nesterov=stage.nesterov, fused=fused)
+def _sgd(groups: _Groups, stage: StageConfig) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(groups, momentum=stage.momentum, nesterov=stage.nesterov, fused=True)
+    if stage.momentum:
+        # A fused first step that ``found_inf`` stops would leave these uninitialised, and later steps use them.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
-_BUILDERS: dict[str, Callable[[_Groups, StageConfig, bool], torch.optim.Optimizer]] = {
+_BUILDERS: dict[str, Callable[[_Groups, StageConfig], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "sgd": _sgd,
 }

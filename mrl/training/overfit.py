@@ -18,6 +18,7 @@ from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
 from mrl.training.live_weights import LiveWeights
 from mrl.training.schedules import plan_stage
+from mrl.training.step_module import StepBatch
 from mrl.training.tracking import Tracker
 from mrl.training.updater import Updater
 
@@ -27,7 +28,7 @@ _RATE = 1e-3  # the loop is on trial, not the configured rates
 _CLASSIFIER_RATE = 1e-2
 _HARDER = (
     *("warmup_epochs", "warmup_steps", "margin_warmup_epochs", "prefix_start", "teacher_weight", "optimizer"),
-    *("momentum", "depth_decay", "ema_decay", "average", "augmentation"),
+    *("momentum", "depth_decay", "ema_decay", "average", "augmentation", "cache_views"),
 )
 
 
@@ -103,18 +104,19 @@ def _learn_by_heart(
     device = next(encoder.parameters()).device
     torch.manual_seed(config.seed)
     criterion = Criterion(build_loss(config, len(corpus.speakers))).to(device)
-    batch = _one_batch(corpus, stage.crop_seconds, config.seed)
-    waveforms, speakers = batch.waveforms.to(device), batch.speakers.to(device)
+    crops = _one_batch(corpus, stage.crop_seconds, config.seed)
+    targets = Targets(crops.speakers.to(device))
+    batch = StepBatch(crops.waveforms.to(device), targets, None, crops.utterances, [])
     weights = LiveWeights(config, stage, encoder, criterion)
     encoder.head.dropout.eval()
     updater = Updater(encoder, criterion, plan_stage(config, stage, index, 1), config.runtime, config.seed)
     losses: list[float] = []
     with tracker.progress(f"overfit {stage.name}", STEPS) as bar:
         for step in range(STEPS):
-            values = updater.update(waveforms, Targets(speakers), stage_step=step, run_step=step)
-            losses.append(float(np.mean(values.loss_per_prefix)))
-            bar.advance(1, loss=f"{losses[-1]:.4f}")
-            if losses[-1] < NEAR_ZERO / 2:
+            for values in updater.update(batch, stage_step=step, run_step=step):
+                losses.append(float(np.mean(values.loss_per_prefix)))
+                bar.advance(1, loss=f"{losses[-1]:.4f}")
+            if losses and losses[-1] < NEAR_ZERO / 2:
                 break
     weights.leave()
     return losses[0], losses[-1]

@@ -71,19 +71,36 @@ def trained_parameters(encoder: SpeakerEncoder, criterion: Criterion) -> dict[st
 
 def batch_memory(encoder: SpeakerEncoder, criterion: Criterion, plan: StagePlan, precision: str) -> float:
     """Bytes of one update: tensors kept for the backward pass, and weights with gradients and moments."""
-    device = encoder.head.linear.weight.device
     rows = plan.stage.batch_size // plan.stage.accumulate_steps
-    crops = torch.randn(_PROBE, round(plan.stage.crop_seconds * SAMPLE_RATE), device=device) * 0.01
-    with _SavedBytes(encoder) as network, autocast(device, precision):
-        embeddings = encoder(crops)
-    probe = embeddings.detach().requires_grad_()
-    targets = Targets(torch.zeros(_PROBE, dtype=torch.long, device=device))
-    with _SavedBytes(criterion) as loss:
-        criterion(crops, probe, targets, plan.peak, plan.stage.teacher_weight)
-    kept = rows / _PROBE * (network.total + loss.total)
+    few, more = (_kept_bytes(encoder, criterion, plan, precision, size) for size in (_PROBE, 2 * _PROBE))
+    kept = few + (rows - _PROBE) / _PROBE * (more - few)  # part of it does not depend on the batch
     weights = sum(p.numel() * p.element_size() for p in [*encoder.parameters(), *criterion.parameters()])
     trained = sum(trained_parameters(encoder, criterion).values())
     return kept + weights + (_BYTES_PER_TRAINED - 4) * trained
+
+
+def _kept_bytes(
+    encoder: SpeakerEncoder, criterion: Criterion, plan: StagePlan, precision: str, size: int
+) -> int:
+    """Bytes that the backward pass of ``size`` crops keeps."""
+    stage, device = plan.stage, encoder.head.linear.weight.device
+    if stage.cache_views:
+        module: torch.nn.Module = encoder.head
+        inputs = torch.randn(size, encoder.backbone.pooled_dim, device=device)
+    else:
+        module = encoder
+        inputs = torch.randn(size, round(stage.crop_seconds * SAMPLE_RATE), device=device) * 0.01
+    with _SavedBytes(module) as network, autocast(device, precision):
+        embeddings = module(inputs)
+    probe = embeddings.detach().requires_grad_()
+    targets = Targets(torch.zeros(size, dtype=torch.long, device=device))
+    reference = None
+    if stage.teacher_weight:
+        assert criterion.teacher is not None
+        reference = torch.randn(size, criterion.teacher.head.embedding_dim, device=device)
+    with _SavedBytes(criterion) as loss:
+        criterion(probe, targets, plan.peak, reference, stage.teacher_weight)
+    return network.total + loss.total
 
 
 class _SavedBytes:

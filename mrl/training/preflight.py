@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mrl.config import Config
-from mrl.errors import ConfigError
+from mrl.errors import ConfigError, TrainingError
 from mrl.models.registry import REGISTRY
 
 _HOW = {
@@ -59,6 +59,32 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
             problems.append(f"{key}.directory: {folder.directory} cannot be written")
     if problems:
         raise ConfigError(source, problems, _DEMO)
+
+
+def require_equal_parts(config: Config, source: str, world_size: int) -> None:
+    """Raise one ConfigError for all stages whose batches ``world_size`` processes cannot share."""
+    problems = []
+    for stage in config.stages:
+        if stage.batch_size % (world_size * stage.accumulate_steps):
+            parts = f"{world_size} processes" + (
+                f" times accumulate_steps {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""
+            )
+            problems.append(
+                f"stages.{stage.name}: batch_size {stage.batch_size} is not a multiple of {parts}"
+            )
+        if world_size > 1 and stage.norm_statistics == "batch":
+            problems.append(
+                f"stages.{stage.name}: norm_statistics: batch would be those of each process's part of a batch; say "
+                "frozen, or train in one process"
+            )
+    if problems:
+        raise ConfigError(source, problems, "batch_size is that of all processes together")
+
+
+def require_one_process(option: str) -> None:
+    """Raise TrainingError where ``torchrun`` has started several processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError(f"{option} works in one process; run it without torchrun")
 
 
 def _can_be_written(folder: Path) -> bool:

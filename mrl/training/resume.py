@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrl.config import Config
-from mrl.config_file import config_to_dict
+from mrl.config_file import config_from_dict, config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
@@ -33,6 +33,7 @@ _HARMLESS = (
     "checkpoints.keep_last",
     "data.cache",
     "data.workers",
+    "evaluation",
     "logging",
     "model.pretrained",
     "runtime.device",
@@ -66,7 +67,7 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
         raise CheckpointError(
             f"{path}: the evidence of a run that stopped, to look at; resume from a checkpoint of the run"
         )
-    differences = config_differences(content["config"], config_to_dict(config))
+    differences = config_differences(_with_defaults(content["config"]), config_to_dict(config))
     if differences and not allow_config_change:
         advice = "resume with the configuration of the run, or say --allow-config-change"
         raise ConfigError(str(path), differences, advice)
@@ -80,6 +81,14 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
     return Resumed(
         str(path), content, state, Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
     )
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a checkpoint, with the defaults of keys that are younger than it."""
+    try:
+        return config_to_dict(config_from_dict(values, ""))
+    except ConfigError:  # which the keys that differ will explain
+        return values
 
 
 def require_same_data(resumed: Resumed, data: RunData, config: Config) -> None:

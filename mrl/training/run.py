@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,13 @@ from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.load_encoder import encoder_from_released
 from mrl.models.pretrained import load_released
 from mrl.models.released import ReleasedModel
+from mrl.processes import Processes, joined_processes
 from mrl.training.criterion import Criterion, build_criterion
 from mrl.training.epoch_report import count
 from mrl.training.lora import require_peft
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
-from mrl.training.preflight import require_paths
+from mrl.training.preflight import require_equal_parts, require_one_process, require_paths
 from mrl.training.resume import Resumed, require_same_data, resume_from
 from mrl.training.summary import write_summary
 from mrl.training.tracking import Tracker
@@ -33,13 +35,28 @@ from mrl.training.warm_start import num_embedded, warm_start
 
 
 def train(config: Config, source: str, resume: str | None, *, allow_config_change: bool = False) -> None:
-    """Run all stages, or what is left of them; write checkpoints, logs, summary and plots. Raises MRLError."""
-    device = choose_device(config.runtime.device, config.runtime.precision)
+    """Run all stages, or what is left of them; write checkpoints, logs, summary and plots. Raises MRLError.
+
+    Started by ``torchrun``, this is one of several processes that share the work; the first one writes and speaks.
+    """
+    with joined_processes() as processes:
+        _train(config, source, resume, allow_config_change, processes)
+
+
+def _train(
+    config: Config, source: str, resume: str | None, allow_config_change: bool, processes: Processes
+) -> None:
+    require_equal_parts(config, source, processes.world_size)
+    device = choose_device(config.runtime.device, config.runtime.precision, processes.local_rank)
     resumed = resume_from(resume, config, allow_config_change) if resume else None
-    console = _RememberingConsole()
+    console = _RememberingConsole(silent=not processes.is_first)
     # Everything that can be wrong with the input is found before a file of an earlier run is touched.
-    data = _require_inputs(config, source, console, needs_weights=resumed is None)
-    released = _load_models(config, console) if resumed is None else None
+    data = processes.first_then_rest(
+        lambda: _require_inputs(
+            config, source, console, needs_weights=resumed is None, write_lists=processes.is_first
+        )
+    )
+    released = processes.first_then_rest(lambda: _load_models(config, console)) if resumed is None else None
     if resumed is not None:
         require_same_data(resumed, data, config)
     directory = config.logging.directory
@@ -49,39 +66,45 @@ def train(config: Config, source: str, resume: str | None, *, allow_config_chang
         resume_step=resumed.state.step if resumed else None,
         resume_epoch=resumed.state.epoch if resumed else None,
         wandb_run_id=resumed.wandb_run_id if resumed else None,
+        silent=not processes.is_first,
     ) as tracker:
         for line in console.said:
             tracker.note(line)
+        if processes.world_size > 1:
+            tracker.say(f"{processes.world_size} processes share each batch")
         if resumed is not None:
-            trainer = _resumed_trainer(config, data, device, tracker, resumed)
+            trainer = _resumed_trainer(config, data, device, tracker, resumed, processes)
         else:
             assert released is not None
-            trainer = _fresh_trainer(config, released, data, device, tracker)
+            trainer = _fresh_trainer(config, released, data, device, tracker, processes)
         trainer.run()
-        write_summary(trainer, directory, tracker)
-        if config.logging.plots:
-            tracker.draw_plots()
+        if processes.is_first:
+            write_summary(trainer, directory, tracker)
+            if config.logging.plots:
+                tracker.draw_plots()
 
 
 def dry_run(config: Config, source: str) -> None:
     """Check configuration, data and weights, and print the plan; nothing is trained. Raises MRLError."""
+    require_one_process("--dry-run")
     device = choose_device(config.runtime.device, config.runtime.precision)
     console = Console()
     data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
         released = _load_models(config, console)
-        encoder, criterion = _warm_started(config, released, data, device, tracker)
+        encoder, criterion = _warm_started(config, released, data, device, tracker, Processes())
         describe_plan(config, encoder, criterion, data.train, tracker)
 
 
 def overfit(config: Config, source: str, num_utterances: int) -> None:
     """Train each stage on ``num_utterances`` utterances; TrainingError if the loss does not fall near zero."""
+    require_one_process("--overfit")
     device = choose_device(config.runtime.device, config.runtime.precision)
     console = Console()
     data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
         released = _load_models(config, console)
-        encoder, _ = _warm_started(config, released, data, device, tracker)
+        encoder, _ = _warm_started(config, released, data, device, tracker, Processes())
         overfit_stages(config, encoder, data.train, num_utterances, tracker)
 
 
@@ -101,8 +124,8 @@ def _load_models(config: Config, console: Console) -> _Released:
 class _RememberingConsole(Console):
     """Keeps what was said before there was a log to write it to."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__(stream=io.StringIO() if silent else None)
         self.said: list[str] = []
 
     def say(self, text: str) -> None:
@@ -122,28 +145,46 @@ def _require_inputs(
 
 
 def _fresh_trainer(
-    config: Config, released: _Released, data: RunData, device: torch.device, tracker: Tracker
+    config: Config,
+    released: _Released,
+    data: RunData,
+    device: torch.device,
+    tracker: Tracker,
+    processes: Processes,
 ) -> Trainer:
-    encoder, criterion = _warm_started(config, released, data, device, tracker)
+    encoder, criterion = _warm_started(config, released, data, device, tracker, processes)
     baseline = None
     if config.model.head_init == "random":
         baseline = encoder_from_released(released.student).to(device)
-    return Trainer(config, encoder, criterion, data, tracker, baseline=baseline)
+    return Trainer(config, encoder, criterion, data, tracker, baseline=baseline, processes=processes)
 
 
 def _warm_started(
-    config: Config, released: _Released, data: RunData, device: torch.device, tracker: Tracker
+    config: Config,
+    released: _Released,
+    data: RunData,
+    device: torch.device,
+    tracker: Tracker,
+    processes: Processes,
 ) -> tuple[SpeakerEncoder, Criterion]:
     parameters = sum(parameter.numel() for parameter in released.student.parameters())
     tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
-    with tracker.progress("warm start", num_embedded(config, data.train)) as bar:
+    count_here = -(-num_embedded(config, data.train) // processes.world_size)
+    with tracker.progress("warm start", count_here) as bar:
         return warm_start(
-            config, released.student, data.train, device, bar.advance, tracker.say, teacher=released.teacher
+            *(config, released.student, data.train, device, bar.advance, tracker.say),
+            teacher=released.teacher,
+            processes=processes,
         )
 
 
 def _resumed_trainer(
-    config: Config, data: RunData, device: torch.device, tracker: Tracker, resumed: Resumed
+    config: Config,
+    data: RunData,
+    device: torch.device,
+    tracker: Tracker,
+    resumed: Resumed,
+    processes: Processes,
 ) -> Trainer:
     content, source = resumed.content, resumed.source
     encoder = encoder_from_checkpoint(content, source, config.model.dropout).to(device)
@@ -170,6 +211,7 @@ def _resumed_trainer(
         best=resumed.best,
         stage_state=content["stage_state"],
         run_id=content["run_id"],
+        processes=processes,
     )
     trainer.checkpoints.ensure_best_file(resumed.best, resumed.state, Path(source))
     return trainer

@@ -24,7 +24,8 @@ from mrl.training.tracking import Tracker
 class RunCheckpoints:
     """Writes weights with everything that a run needs to go on.
 
-    ``teacher`` is what the stages' teacher terms compare with; it goes into each checkpoint too.
+    ``teacher`` is what the stages' teacher terms compare with; it goes into each checkpoint too. Of several
+    processes one is the writer; in the others nothing here does anything.
     """
 
     def __init__(
@@ -35,8 +36,11 @@ class RunCheckpoints:
         data: RunData,
         tracker: Tracker,
         run_id: str | None = None,
+        *,
+        is_writer: bool = True,
     ) -> None:
         self._tracker = tracker
+        self._is_writer = is_writer
         self._run_id = run_id or secrets.token_hex(8)
         # Of the whole run, and made once: fingerprints read every path and trial.
         self._description = {
@@ -70,6 +74,8 @@ class RunCheckpoints:
 
         A best.pt that could not be written is written with a later epoch, from the best weights.
         """
+        if not self._is_writer:
+            return
         try:
             self._folder.save(
                 self._content(weights, state, best, stage_state), epoch=state.epoch, is_best=is_best
@@ -109,11 +115,15 @@ class RunCheckpoints:
         extra: dict[str, Any],
     ) -> None:
         """Write the state of a run that must stop, with ``extra`` facts, to ``path``."""
+        if not self._is_writer:
+            return
         content = {**self._content(weights, state, best, stage_state), **extra}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
 
     def set_earlier_run_aside(self) -> None:
         """A fresh run overwrites no checkpoint: those that are there move to a folder of their own."""
+        if not self._is_writer:
+            return
         if (earlier := self._folder.set_aside()) is not None:
             self._tracker.say(f"checkpoints of an earlier run are kept in {earlier}")
 
@@ -125,6 +135,8 @@ class RunCheckpoints:
         If neither the run's folder nor that of ``source`` has it, it is written from the weights that every
         checkpoint carries along, without what is needed to resume from it.
         """
+        if not self._is_writer:
+            return
         wanted = (self._run_id, best.epoch)
         if _place_of(self._folder.best) != wanted:
             staged = self._folder.directory / "resumed_best.pt"

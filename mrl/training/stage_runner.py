@@ -1,22 +1,22 @@
-"""The epochs of one stage: batches from the loader, augmented on the device, one update each."""
+"""The epochs of one stage: a batch, an update, and what is said and recorded of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import nn
 
-from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
 from mrl.data.assemble import RunData
-from mrl.data.augment import Augmenter, ramp
-from mrl.data.epoch_batches import EpochBatches
-from mrl.data.loading import Batch, CropDataset, make_loader
-from mrl.data.sampling import stage_sampling
+from mrl.data.augment import ramp
 from mrl.errors import TrainingError
 from mrl.models.encoder import SpeakerEncoder
+from mrl.processes import Processes
+from mrl.progress import ProgressReport
 from mrl.training.criterion import Criterion
 from mrl.training.gradient_flow import Flow
 from mrl.training.live_weights import LiveWeights
@@ -24,15 +24,26 @@ from mrl.training.moving_average import recalibrate_batch_norm
 from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState
 from mrl.training.schedules import StagePlan, plateau_reductions
+from mrl.training.stage_batches import make_batches
+from mrl.training.step_module import StepBatch
 from mrl.training.tracking import Tracker
 from mrl.training.updater import NonFiniteError, StepValues, Updater
 
+_REMEMBERED = 3  # batches whose files are known when the numbers of an update are read, late on a GPU
+
+
+class Speed(NamedTuple):
+    """Of the epoch so far, over all processes."""
+
+    utterances_per_second: float
+    wait_share: float  # of the time, spent waiting for data
+
 
 class StageRunner:
-    """Data, augmentation and optimizer of the stage of ``plan``, from the weights that the modules have.
+    """Data and optimizer of the stage of ``plan``, from the weights that the modules have.
 
     Args:
-        first_epoch: the run's number of the stage's first epoch.
+        state: of the run, at the point where the stage goes on.
 
     Attributes:
         weights: of the stage, live and exported.
@@ -47,29 +58,33 @@ class StageRunner:
         data: RunData,
         checkpoints: RunCheckpoints,
         tracker: Tracker,
-        first_epoch: int,
+        state: RunState,
+        processes: Processes,
     ) -> None:
-        stage, seed, corpus = plan.stage, config.seed, data.train
+        stage = plan.stage
         self.weights = LiveWeights(config, stage, encoder, criterion)
-        self._updater = Updater(encoder, criterion, plan, config.runtime, seed)
         self._encoder = encoder
         self._config = config
         self._plan = plan
-        self._corpus = corpus
+        self._corpus = data.train
         self._checkpoints = checkpoints
         self._tracker = tracker
-        self._dims = plan.dims
-        self._device = encoder.head.linear.weight.device
-        self._augmenter = Augmenter(stage.augmentation, seed=seed, banks=data.banks, first_epoch=first_epoch)
-        num_samples = round(stage.crop_seconds * SAMPLE_RATE)
-        self._batches = EpochBatches(stage_sampling(config, stage, corpus), stage.batch_size)
-        self._loader = make_loader(
-            CropDataset(corpus, self._augmenter.source_samples(num_samples), seed),
-            self._batches,
-            config.data.workers,
-            pin_memory=self._device.type == "cuda",
-            augmenter=self._augmenter,
+        self._processes = processes
+        self._set_masks(0)
+        first_epoch = state.epoch - state.stage_epoch + 1
+        made = make_batches(config, plan, encoder, criterion, data, tracker, processes, first_epoch)
+        self._batches = made.source
+        self._note_unreadable(made.replaced, state)
+        self._updater = Updater(
+            encoder,
+            criterion,
+            plan,
+            config.runtime,
+            config.seed,
+            from_pooled=stage.cache_views > 0,
+            processes=processes,
         )
+        self._recent: deque[tuple[int, StepBatch]] = deque(maxlen=_REMEMBERED)
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed besides the exported weights to go on with the stage."""
@@ -83,15 +98,15 @@ class StageRunner:
     def recalibrate_norms(self, state: RunState) -> None:
         """Estimate the BatchNorm statistics of what the stage trains anew, on the batches of one epoch."""
         self._batches.set_epoch(state.epoch + 1)
+        network: nn.Module = self._encoder.head if self._plan.stage.cache_views else self._encoder
         with self._tracker.progress("BatchNorm statistics", self._plan.steps_per_epoch) as bar:
 
-            def waveforms() -> Iterator[Tensor]:
-                for batch in self._loader:
-                    assert batch.plan is not None
+            def inputs() -> Iterator[torch.Tensor]:
+                for batch in self._batches:
                     bar.advance(1)
-                    yield self._augmenter.apply(batch.waveforms.to(self._device), batch.plan)
+                    yield batch.inputs
 
-            recalibrate_batch_norm(self._encoder, waveforms(), self._plan.stage)
+            recalibrate_batch_norm(self._encoder, network, inputs(), self._plan.stage)
 
     def run_epoch(self, state: RunState, best: Best) -> None:
         """One pass over the training corpus. Raises TrainingError where the run must stop."""
@@ -103,28 +118,59 @@ class StageRunner:
             if first == state.stage_epoch + 1:
                 self._tracker.say(f"prefix {dim} joins the loss, which rises by its part")
         reductions = plateau_reductions(_eers_of_stage(state, plan), plan.stage.plateau_patience)
+        try:
+            with self._tracker.progress(title, plan.steps_per_epoch) as bar:
+                self._steps(state, reductions, bar)
+        except NonFiniteError as error:
+            raise self._with_evidence(error, state, best) from None
+
+    def _steps(self, state: RunState, reductions: int, bar: ProgressReport) -> None:
+        plan = self._plan
         waited, started = 0.0, time.perf_counter()
-        with self._tracker.progress(title, plan.steps_per_epoch) as bar:
-            asked = started
-            for index, batch in enumerate(self._loader):
-                waited += time.perf_counter() - asked
-                self._note_unreadable(batch, state)
-                values = self._update(batch, index, state, best, reductions)
-                state.step += 1
-                elapsed = time.perf_counter() - started
-                rate = (index + 1) * len(batch.speakers) / elapsed
-                is_last = index == plan.steps_per_epoch - 1
-                if is_last or state.step % self._config.logging.every_steps == 0:
-                    self._record(values, state, rate, waited / elapsed)
-                if values.flow is not None:
-                    self._report_flow(values.flow, state)
-                bar.advance(
-                    1,
-                    loss=f"{values.loss:.3f}",
-                    margin=f"{values.settings.margins[-1]:.2g}",
-                    speed=f"{rate:.0f} utt/s",
-                )
-                asked = time.perf_counter()
+        asked = started
+        for index, batch in enumerate(self._batches):
+            waited += time.perf_counter() - asked
+            self._recent.append((state.step, batch))
+            known = self._updater.update(
+                batch,
+                stage_step=state.stage_epoch * plan.steps_per_epoch + index,
+                run_step=state.step,
+                plateau_reductions=reductions,
+                measure_flow=self._is_due(state.step, self._config.logging.gradient_flow_every_steps),
+            )
+            self.weights.updated()
+            state.step += 1
+            if index == plan.steps_per_epoch - 1:
+                known += self._updater.finish()
+            elapsed = time.perf_counter() - started
+            size = self._processes.world_size * len(batch.inputs)
+            speed = Speed((index + 1) * size / elapsed, waited / elapsed)
+            for values in known:
+                self._report(values, state, speed, bar)
+            asked = time.perf_counter()
+
+    def _report(self, values: StepValues, state: RunState, speed: Speed, bar: ProgressReport) -> None:
+        """Say and record what is known of an update."""
+        if values.replaced:
+            own = next(batch.replaced for step, batch in self._recent if step == values.run_step)
+            everybody = self._processes.gather(own)
+            self._note_unreadable([message for messages in everybody for message in messages], state)
+        done = values.run_step + 1
+        is_last = done % self._plan.steps_per_epoch == 0 and done == state.step
+        if is_last or self._is_due(done, self._config.logging.every_steps):
+            self._record(values, state, speed)
+        if values.flow is not None:
+            self._report_flow(values.flow, done, state)
+        bar.advance(
+            1,
+            loss=f"{values.loss:.3f}",
+            margin=f"{values.settings.margins[-1]:.2g}",
+            speed=f"{speed.utterances_per_second:.0f} utt/s",
+        )
+
+    @staticmethod
+    def _is_due(step: int, every: int | None) -> bool:
+        return every is not None and step % every == 0
 
     def _set_masks(self, stage_epoch: int) -> None:
         """SpecAugment as this epoch has it, in a frozen backbone too."""
@@ -138,32 +184,8 @@ class StageRunner:
         )
         trunk.mask.train()
 
-    def _update(
-        self, batch: Batch, index: int, state: RunState, best: Best, plateau_reductions: int
-    ) -> StepValues:
-        waveforms = batch.waveforms.to(self._device, non_blocking=True)
-        speakers = batch.speakers.to(self._device, non_blocking=True)
-        assert batch.plan is not None
-        waveforms = self._augmenter.apply(waveforms, batch.plan)
-        stage_step = state.stage_epoch * self._plan.steps_per_epoch + index
-        every = self._config.logging.gradient_flow_every_steps
-        try:
-            values = self._updater.update(
-                waveforms,
-                batch.plan.targets(speakers, len(self._corpus.speakers)),
-                stage_step=stage_step,
-                run_step=state.step,
-                plateau_reductions=plateau_reductions,
-                measure_flow=every is not None and state.step % every == 0,
-            )
-        except NonFiniteError as error:
-            raise self._with_evidence(error, batch, state, best) from None
-        if not values.skipped:
-            self.weights.updated()
-        return values
-
-    def _record(self, values: StepValues, state: RunState, rate: float, wait_share: float) -> None:
-        per_prefix = zip(self._dims, values.loss_per_prefix, strict=True)
+    def _record(self, values: StepValues, state: RunState, speed: Speed) -> None:
+        per_prefix = zip(self._plan.dims, values.loss_per_prefix, strict=True)
         record: dict[str, float | str] = {
             "train/loss": values.loss,
             **{f"train/loss_{dim}": loss for dim, loss in per_prefix},
@@ -171,24 +193,22 @@ class StageRunner:
             "train/margin": values.settings.margins[-1],
             "train/teacher_loss": values.teacher_loss,
             "train/gradient_norm": values.gradient_norm,
-            "train/utterances_per_second": rate,
-            "train/data_wait_share": wait_share,
+            "train/utterances_per_second": speed.utterances_per_second,
+            "train/data_wait_share": speed.wait_share,
             "train/skipped": float(values.skipped),
             "epoch": state.epoch + 1,
             "stage": self._plan.stage.name,
         }
-        self._tracker.step(state.step, record)
+        self._tracker.step(values.run_step + 1, record)
 
-    def _report_flow(self, flow: Flow, state: RunState) -> None:
-        self._tracker.step(
-            state.step, {**flow.metrics, "epoch": state.epoch + 1, "stage": self._plan.stage.name}
-        )
+    def _report_flow(self, flow: Flow, step: int, state: RunState) -> None:
+        self._tracker.step(step, {**flow.metrics, "epoch": state.epoch + 1, "stage": self._plan.stage.name})
         for message in flow.messages:
-            self._tracker.say(f"step {state.step}: {message}")
+            self._tracker.say(f"step {step}: {message}")
 
-    def _note_unreadable(self, batch: Batch, state: RunState) -> None:
+    def _note_unreadable(self, messages: Sequence[str], state: RunState) -> None:
         """Name each file that had to be replaced, once; stop when they are too many."""
-        for message in batch.replaced:
+        for message in messages:
             path = message.partition(": ")[0]  # the reason may differ from crop to crop
             if path not in state.unreadable:
                 state.unreadable[path] = message
@@ -201,11 +221,12 @@ class StageRunner:
                 f"than data.max_unreadable_share ({allowed:g}) allows; the last one: {last}"
             )
 
-    def _with_evidence(
-        self, error: NonFiniteError, batch: Batch, state: RunState, best: Best
-    ) -> TrainingError:
+    def _with_evidence(self, error: NonFiniteError, state: RunState, best: Best) -> TrainingError:
         """The error with the step, the batch's files and a saved state to look at."""
-        files = [self._corpus.relative_path(int(item)) for item in batch.utterances]
+        batch = next(batch for step, batch in self._recent if step == error.run_step)
+        own = [self._corpus.relative_path(int(item)) for item in batch.utterances]
+        files = [file for files in self._processes.gather(own) for file in files]
+        state.step = error.run_step  # on a GPU another update has begun since, and changed nothing
         path = self._config.logging.directory / "non_finite.pt"
         extra = {"files": files, "error": str(error)}
         listing = path.with_suffix(".txt")
@@ -213,7 +234,8 @@ class StageRunner:
             self._checkpoints.save_evidence(
                 path, self.weights.export(), state, best, self.state_dict(), extra
             )
-            listing.write_text("\n".join(files) + "\n", encoding="utf-8")
+            if self._processes.is_first:
+                listing.write_text("\n".join(files) + "\n", encoding="utf-8")
         except (OSError, RuntimeError) as failure:
             self._tracker.say(
                 f"{path}: the state could not be saved ({failure}); the files: {', '.join(files)}"

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from mrl.config import LoggingConfig
-from mrl.console import Console
+from mrl.console import Console, silent_console
 from mrl.errors import MRLError
 from mrl.line_file import LineFile, reason
 from mrl.progress import ProgressReport
@@ -50,7 +50,7 @@ class Tracker:
     Without ``resume_step`` the files of an earlier run in the folder are kept under numbered names
     (``metrics.1.jsonl``). With it, the run in the folder goes on after that step (and ``resume_epoch``): later
     metrics are dropped, the log is appended to, and Weights & Biases goes on with ``wandb_run_id``.
-    ``files=False`` keeps to the console.
+    ``files=False`` keeps to the console, ``silent`` to nothing at all: for all processes but the first.
     """
 
     def __init__(
@@ -62,13 +62,14 @@ class Tracker:
         resume_epoch: int | None = None,
         wandb_run_id: str | None = None,
         files: bool = True,
+        silent: bool = False,
     ) -> None:
         self.wandb_run_id = wandb_run_id
         """Id of the Weights & Biases run, for checkpoints; None where there never was one."""
         self._directory = config.directory
-        self._console = Console()
+        self._console = silent_console() if silent else Console()
         self._sinks: list[Sink] = []
-        if not files:
+        if silent or not files:
             return
         folder = self._attempt(str(config.directory), lambda: make_folder(config.directory))
         if folder is not None:

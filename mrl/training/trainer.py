@@ -11,6 +11,7 @@ from mrl.errors import CheckpointError
 from mrl.evaluation.report import result_metrics
 from mrl.evaluation.verification import VerificationResult
 from mrl.models.encoder import SpeakerEncoder
+from mrl.processes import Processes
 from mrl.training.averaging import average_epochs, keep_recent
 from mrl.training.criterion import Criterion
 from mrl.training.epoch_report import report_epoch, stage_line
@@ -31,6 +32,7 @@ class Trainer:
         encoder, criterion: warm-started, or with the weights of the checkpoint that ``state`` comes from.
         baseline: the released model as an encoder of its own, where epoch 0 does not score what it scores.
         state, best, stage_state, run_id: from a checkpoint, to resume.
+        processes: of the run; all of them run a trainer, and take the same decisions.
     """
 
     def __init__(
@@ -46,17 +48,21 @@ class Trainer:
         best: Best | None = None,
         stage_state: dict[str, Any] | None = None,
         run_id: str | None = None,
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = processes or Processes()
         self.config = config
         self.encoder = encoder
         self.criterion = criterion
         self.data = data
         self.tracker = tracker
-        self.checkpoints = RunCheckpoints(config, encoder, criterion.teacher, data, tracker, run_id)
+        self.checkpoints = RunCheckpoints(
+            config, encoder, criterion.teacher, data, tracker, run_id, is_writer=self.processes.is_first
+        )
         self.plans = plan_stages(config, data.train)
         self.state = state or RunState()
         self.best = best
-        self._validator = Validator(config, data, tracker)
+        self._validator = Validator(config, data, tracker, self.processes)
         self._baseline = baseline
         self._stage_state = stage_state
 
@@ -102,7 +108,8 @@ class Trainer:
             self.data,
             self.checkpoints,
             self.tracker,
-            first_epoch=state.epoch - state.stage_epoch + 1,
+            state,
+            self.processes,
         )
         self._restore(runner, stage.name)
         while state.stage == plan.index:

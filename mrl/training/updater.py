@@ -1,41 +1,58 @@
-"""One update: embeddings -> loss terms -> backward -> clip -> step.
+"""One update, from a batch to moved weights.
 
-Shapes: B utterances of the batch, T samples of a crop.
+The host never waits for a GPU within a step: numbers that a step measures are read one step later, while the next
+one is being computed. What protects the weights from a number that is not finite works on the device.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mrl.config import RuntimeConfig
 from mrl.errors import TrainingError
-from mrl.loss import PrefixSettings, Targets
+from mrl.loss import PrefixSettings, SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
+from mrl.processes import Processes
 from mrl.randomness import seed_of
 from mrl.training.criterion import Criterion
 from mrl.training.gradient_flow import Flow, measure_flow_of
 from mrl.training.optimizer import build_optimizer
 from mrl.training.schedules import StagePlan, rate_factor_at, settings_at
+from mrl.training.step_module import StepBatch, StepModule
 
-_MAX_SKIPPED_IN_A_ROW = 25
+_MAX_SKIPPED_IN_A_ROW = 20  # fp16: the loss scale has been halved as often; something else is wrong
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast of ``runtime.precision``; for float32 one that does nothing."""
+    """The autocast that ``runtime.precision`` means; float32 switches it off."""
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "float32")
 
 
+def _may_rest(criterion: Criterion, plan: StagePlan) -> bool:
+    """Whether something that learns in the stage has no part in some of its updates."""
+    has_map = criterion.term is not None and any(True for _ in criterion.term.parameters())
+    return bool(plan.stage.prefix_start) or (has_map and not plan.stage.teacher_weight)
+
+
 class NonFiniteError(TrainingError):
-    """A loss or gradient that is NaN or infinite, noticed before the weights were touched."""
+    """A loss or gradient of update ``run_step`` that is NaN or infinite; the weights are those from before it."""
+
+    def __init__(self, message: str, run_step: int) -> None:
+        super().__init__(message)
+        self.run_step = run_step
 
 
 class StepValues(NamedTuple):
     """What one update measured. ``gradient_norm`` is that of the whole batch, unscaled, before clipping."""
 
+    run_step: int
     loss: float  # what was minimised
     loss_per_prefix: list[float]
     teacher_loss: float  # 1 - cosine to the teacher, 0 without one
@@ -43,7 +60,19 @@ class StepValues(NamedTuple):
     settings: PrefixSettings
     rates: dict[str, float]
     skipped: bool  # fp16 only: the gradient overflowed and the loss scale was lowered instead
+    replaced: int  # utterances that could not be read, in all processes
     flow: Flow | None  # where it was asked for
+
+
+class _Pending(NamedTuple):
+    """An update whose numbers have not been read yet."""
+
+    numbers: Tensor  # [gradient norm, total, teacher, replaced, per prefix...], on their way to the CPU
+    arrived: torch.cuda.Event | None
+    run_step: int
+    settings: PrefixSettings
+    rates: dict[str, float]
+    flow: Flow | None
 
 
 class Updater:
@@ -52,6 +81,8 @@ class Updater:
     Args:
         encoder, criterion: as :func:`mrl.training.stages.enter_stage` left them for the stage of ``plan``.
         seed: of the run; dropout masks are a function of (seed, step).
+        from_pooled: batches hold pooled statistics from a feature cache, not waveforms.
+        processes: each takes equal parts of every batch; their gradients are averaged.
     """
 
     def __init__(
@@ -61,93 +92,167 @@ class Updater:
         plan: StagePlan,
         runtime: RuntimeConfig,
         seed: int,
+        *,
+        from_pooled: bool = False,
+        processes: Processes | None = None,
     ) -> None:
         self._device = encoder.head.linear.weight.device
         self._encoder = encoder
+        self._criterion = criterion
         self._plan = plan
         self._seed = seed
-        self._forward: nn.Module = torch.compile(encoder, dynamic=False) if runtime.compile else encoder  # type: ignore[assignment]
-        self._criterion = criterion
+        self._processes = processes or Processes()
+        is_shared = self._processes.world_size > 1
+        module = StepModule(
+            encoder,
+            criterion,
+            from_pooled=from_pooled,
+            compiled=runtime.compile,
+            gathers=is_shared and not isinstance(criterion.loss, SlicedClassifier),
+        )
+        self._module: StepModule | DistributedDataParallel = module
+        if is_shared:
+            self._module = DistributedDataParallel(
+                module,
+                broadcast_buffers=False,  # they are the same, and stay so
+                find_unused_parameters=_may_rest(criterion, plan),
+                gradient_as_bucket_view=True,
+            )
         self._precision = runtime.precision
-        on_gpu = self._device.type == "cuda"
-        self.optimizer = build_optimizer(encoder, criterion, plan.stage, fused=on_gpu)
+        self.optimizer = build_optimizer(encoder, criterion, plan.stage)
+        self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=runtime.precision == "fp16")
         self._skipped_in_a_row = 0
+        self._pending: deque[_Pending] = deque()
+        # 1, and NaN from the first update on that must not happen: a factor of each loss, it stops all later ones.
+        self._sound = torch.ones((), device=self._device)
+        self._zero = torch.zeros((), device=self._device)
 
     def update(
         self,
-        waveforms: Tensor,
-        targets: Targets,
+        batch: StepBatch,
         *,
         stage_step: int,
         run_step: int,
         plateau_reductions: int = 0,
         measure_flow: bool = False,
-    ) -> StepValues:
-        """One update from ``waveforms`` [B, T] and their ``targets``, both on the device.
+    ) -> list[StepValues]:
+        """One update from ``batch``; returns what has been measured and not returned yet.
 
-        The gradient is that of the mean loss over B, in however many parts it is accumulated. Raises
-        :class:`NonFiniteError` before the weights change.
+        On a CPU that is this update's values, on a GPU those of the one before: :meth:`finish` gives the last.
+        The gradient is that of the mean loss over the batch, in however many parts it is accumulated. Raises
+        :class:`NonFiniteError`, on a GPU one update late; the weights have not changed since before the update
+        that it names.
         """
         plan = self._plan
-        torch.manual_seed(
-            seed_of(self._seed, "dropout", run_step)
-        )  # so that a resumed run draws the same masks
+        # So that a resumed run draws the same masks.
+        own = [self._processes.rank] if self._processes.rank else []
+        torch.manual_seed(seed_of(self._seed, "dropout", run_step, *own))
         settings = settings_at(stage_step, plan)
         rates = self._set_rates(rate_factor_at(stage_step, plan, plateau_reductions))
 
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._accumulate_gradients(waveforms, targets, settings)
+        losses = self._accumulate_gradients(batch, settings)
         self._scaler.unscale_(self.optimizer)
         flow = measure_flow_of(self._encoder, self._criterion) if measure_flow else None
-        norm = nn.utils.clip_grad_norm_(self._parameters(), plan.stage.gradient_clip or float("inf"))
-        loss, teacher, gradient_norm, *per_prefix = torch.stack([*losses[:2], norm, *losses[2:]]).tolist()
-        skipped = self._check_finite(loss, gradient_norm)
+        norm = nn.utils.clip_grad_norm_(self._trained, plan.stage.gradient_clip or float("inf"))
+        self._guarded_step(losses[0], norm)
+
+        numbers = torch.cat([norm[None], losses])
+        self._pending.append(_Pending(*self._sent(numbers), run_step, settings, rates, flow))
+        return self._read(leave=1 if self._device.type == "cuda" else 0)
+
+    def finish(self) -> list[StepValues]:
+        """The values of all updates that have not been returned yet; waits for them."""
+        return self._read(leave=0)
+
+    def _accumulate_gradients(self, batch: StepBatch, settings: PrefixSettings) -> Tensor:
+        """Backward through the batch part by part; returns [total, teacher, replaced, per prefix...] of all of it.
+
+        ``replaced`` counts utterances; the others are means over the batch.
+        """
+        stage = self._plan.stage
+        losses = torch.zeros(3 + len(self._plan.dims), device=self._device)
+        parts = batch.parts(stage.accumulate_steps)
+        for number, part in enumerate(parts):
+            share = len(part.inputs) / len(batch.inputs)
+            with self._communication(is_last=number == len(parts) - 1):
+                with autocast(self._device, self._precision):
+                    terms = self._module(part, settings, stage.teacher_weight)
+                total, teacher = terms.total * self._sound, terms.teacher
+                self._scaler.scale(total * share).backward()
+            losses += share * torch.cat(
+                [total.detach()[None], teacher[None], self._zero[None], terms.per_prefix]
+            )
+        losses[2] = self._processes.world_size * len(batch.replaced)
+        return self._processes.mean(losses)
+
+    def _communication(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients of several processes are averaged once, with the last part of a batch."""
+        if is_last or not isinstance(self._module, DistributedDataParallel):
+            return nullcontext()
+        return cast("AbstractContextManager[None]", self._module.no_sync())
+
+    def _guarded_step(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        """Move the weights, unless ``loss`` or ``gradient_norm`` is not finite; decided on the device."""
+        is_bad = ~loss.isfinite()
+        if not self._scaler.is_enabled():  # which skips such a step itself, and lowers its scale
+            is_bad = is_bad | ~gradient_norm.isfinite()
+            # The fused optimizers look at it where GradScaler would put it.
+            self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+        self._sound = self._sound.masked_fill(is_bad, float("nan"))
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return StepValues(loss, per_prefix, teacher, gradient_norm, settings, rates, skipped, flow)
 
-    def _accumulate_gradients(self, waveforms: Tensor, targets: Targets, settings: PrefixSettings) -> Tensor:
-        """Backward through the batch part by part; returns [total, teacher, per prefix...] of the whole batch."""
-        stage = self._plan.stage
-        parts = waveforms.chunk(stage.accumulate_steps)
-        losses = torch.zeros(2 + len(self._plan.dims), device=self._device)
-        for part, labels in zip(parts, targets.split([len(part) for part in parts]), strict=True):
-            share = len(part) / len(waveforms)
-            with autocast(self._device, self._precision):
-                embeddings = self._forward(part)
-                terms = self._criterion(part, embeddings, labels, settings, stage.teacher_weight)
-            self._scaler.scale(terms.total * share).backward()
-            losses += share * torch.cat([terms.total.detach()[None], terms.teacher[None], terms.per_prefix])
-        return losses
+    def _sent(self, numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """``numbers`` on their way to the CPU, and what says that they are there."""
+        if self._device.type != "cuda":
+            return numbers, None
+        copy = torch.empty(numbers.shape, pin_memory=True).copy_(numbers, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return copy, event
 
-    def _check_finite(self, loss: float, gradient_norm: float) -> bool:
-        """Whether the scaler will skip this step; raises for numbers that no scaling explains."""
+    def _read(self, leave: int) -> list[StepValues]:
+        """The values of pending updates, the last ``leave`` aside."""
+        values = []
+        while len(self._pending) > leave:
+            update = self._pending.popleft()
+            if update.arrived is not None:
+                update.arrived.synchronize()
+            norm, loss, teacher, replaced, *per_prefix = update.numbers.tolist()
+            skipped = self._check_finite(loss, norm, update.run_step)
+            values.append(
+                StepValues(
+                    *(update.run_step, loss, per_prefix, teacher, norm),
+                    *(update.settings, update.rates, skipped, round(replaced), update.flow),
+                )
+            )
+        return values
+
+    def _check_finite(self, loss: float, gradient_norm: float, run_step: int) -> bool:
+        """Whether the scaler has skipped this update; raises for numbers that no scaling explains."""
         finite_loss = abs(loss) != float("inf") and loss == loss
         finite_norm = abs(gradient_norm) != float("inf") and gradient_norm == gradient_norm
         if finite_loss and finite_norm:
             self._skipped_in_a_row = 0
             return False
         if not finite_loss:
-            raise NonFiniteError(f"the loss is {loss}")
+            raise NonFiniteError(f"the loss is {loss}", run_step)
         if not self._scaler.is_enabled():
-            raise NonFiniteError(f"the norm of the gradient is {gradient_norm} (loss {loss:.4g})")
+            raise NonFiniteError(f"the norm of the gradient is {gradient_norm} (loss {loss:.4g})", run_step)
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
-            raise NonFiniteError(f"the gradient overflowed {self._skipped_in_a_row} times in a row")
+            raise NonFiniteError(f"the gradient overflowed {self._skipped_in_a_row} times in a row", run_step)
         return True
 
     def _set_rates(self, factor: float) -> dict[str, float]:
         rates: dict[str, float] = {}
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
-            rates[group["part"]] = max(
-                group["lr"], rates.get(group["part"], 0.0)
-            )  # with depth_decay: the highest
+            # With depth_decay a part has several: the highest counts.
+            rates[group["part"]] = max(group["lr"], rates.get(group["part"], 0.0))
         return rates
-
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
         return {

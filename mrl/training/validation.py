@@ -1,53 +1,91 @@
-"""What is measured after an epoch: EER on the trial lists, and the loss on held-out utterances."""
+"""What is measured after an epoch: EER on the trial lists, and the loss on held-out utterances.
+
+While the backbone stays as it is, in a stage that freezes it, its pooled statistics of the validation utterances
+do too: they are kept in memory, and an epoch costs a pass through the head. U utterances, P pooled statistics.
+"""
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
 from mrl.config import Config
 from mrl.data.assemble import RunData
-from mrl.evaluation.verification import VerificationResult, verify
+from mrl.evaluation.embedding import Utterances, pool_utterances, project
+from mrl.evaluation.verification import VerificationResult, score_list
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
+from mrl.models.released import Trunk
+from mrl.processes import Processes
 from mrl.training.criterion import Criterion
-from mrl.training.held_out import measure_held_out
+from mrl.training.fingerprint import fingerprint_of
+from mrl.training.held_out import HeldOut
 from mrl.training.tracking import Tracker
 
 
 class Validator:
-    """Scores encoders on the validation data of a run."""
+    """Scores encoders on the validation data of a run; each process embeds its part of the utterances."""
 
-    def __init__(self, config: Config, data: RunData, tracker: Tracker) -> None:
+    def __init__(self, config: Config, data: RunData, tracker: Tracker, processes: Processes) -> None:
         self._config = config
-        self._data = data
+        self._lists = data.validation
+        self._utterances = Utterances.of(data.validation)
         self._tracker = tracker
+        self._processes = processes
+        self._pooled: tuple[str, Tensor] | None = None
+        self._held_out = None
+        if data.held_out is not None:
+            self._held_out = HeldOut(data, config.seed, config.data.workers, tracker.say)
 
     def score(self, encoder: SpeakerEncoder, title: str) -> list[VerificationResult]:
-        """Each trial list at every prefix of ``encoder``."""
-        validation, lists = self._config.validation, self._data.validation
-        total = sum(len(trials.utterances) for trials in lists)
-        with self._tracker.progress(f"scoring {title}", total) as bar:
-            return [
-                verify(
-                    encoder,
-                    trials,
-                    encoder.dims,
-                    max_seconds=validation.max_utterance_seconds,
-                    workers=max(1, self._config.data.workers),
-                    advance=bar.advance,
-                )
-                for trials in lists
-            ]
+        """Each trial list at every prefix of ``encoder``; the same in all processes."""
+        started = time.perf_counter()
+        pooled = self._pool(encoder.backbone, title)
+        embedding = time.perf_counter() - started
+
+        def score() -> list[VerificationResult]:
+            embeddings = project(encoder.head, pooled)
+            share = embedding / max(1, len(pooled))
+            results = []
+            for number, trials in enumerate(self._lists):
+                result = score_list(embeddings[self._utterances.places(number)], trials, encoder.dims)
+                seconds = share * self._utterances.newly_named(number)
+                results.append(replace(result, seconds=result.seconds + seconds, embedding_seconds=seconds))
+            return results
+
+        return self._processes.from_first(score)
 
     def held_out_loss(self, encoder: SpeakerEncoder, criterion: Criterion) -> dict[str, float]:
-        """See `measure_held_out`; nothing where no utterances are held out."""
-        if self._data.held_out is None:
+        """See :class:`HeldOut`; nothing where no utterances are held out."""
+        held_out, classifier = self._held_out, criterion.loss
+        if held_out is None:
             return {}
-        classifier = criterion.loss
         assert isinstance(classifier, SlicedClassifier)  # held by the configuration
-        return measure_held_out(
-            encoder,
-            classifier,
-            self._data,
-            seed=self._config.seed,
-            workers=self._config.data.workers,
-            say=self._tracker.say,
-        )
+        return self._processes.from_first(lambda: held_out.measure(encoder, classifier))
+
+    def _pool(self, trunk: Trunk, title: str) -> Tensor:
+        """Pooled statistics [U, P] of all validation utterances."""
+        fingerprint = fingerprint_of(trunk)
+        if self._pooled is not None and self._pooled[0] == fingerprint:
+            return self._pooled[1]
+        self._pooled = None  # not two of them at a time
+        paths = self._utterances.paths
+        rank, world_size = self._processes.rank, self._processes.world_size
+        with self._tracker.progress(f"scoring {title}", -(-len(paths) // world_size)) as bar:
+            own = pool_utterances(
+                trunk,
+                paths,
+                max_seconds=self._config.validation.max_utterance_seconds,
+                workers=max(1, self._config.data.workers),
+                advance=bar.advance,
+                rank=rank,
+                world_size=world_size,
+            )
+        pooled = torch.empty(len(paths), trunk.pooled_dim)
+        for part in self._processes.gather(own):
+            pooled[torch.from_numpy(part.places)] = part.pooled
+        self._pooled = (fingerprint, pooled)
+        return pooled

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from mrl.models.warm_start import (
     initialise_head,
     released_projection,
 )
+from mrl.processes import Processes
 from mrl.randomness import torch_generator
 from mrl.training.criterion import Criterion, build_criterion
 
@@ -48,13 +50,15 @@ def warm_start(
     say: Callable[[str], None] | None = None,
     *,
     teacher: SpeakerEncoder | None = None,
+    processes: Processes | None = None,
 ) -> tuple[SpeakerEncoder, Criterion]:
     """An encoder around the released backbone, its head and class vectors started as ``model.head_init`` says.
 
     ``advance`` is told how many utterances were embedded; :func:`num_embedded` says how many there will be.
     ``say`` is told of each that could not be read and was replaced. ``teacher`` is a model other than
-    ``released``, where the configuration names one.
+    ``released``, where the configuration names one. Each of ``processes`` embeds its part of the sample.
     """
+    processes = processes or Processes()
     if not config.loss.has_classes and config.dims[-1] > released.embedding_dim:
         raise DataError(
             f"prefix {config.dims[-1]} is wider than the released embedding of {released.embedding_dim} numbers: "
@@ -62,7 +66,7 @@ def warm_start(
             f"with each other alone, so it would stay zero; make {released.embedding_dim} the widest prefix"
         )
     torch.manual_seed(config.seed)  # the fresh layers of head_init: random, and nothing else
-    sample = _Sample(config, corpus, device, advance, say)
+    sample = _Sample(config, corpus, device, advance, say, processes)
     encoder, embedded = _started_encoder(config, released, sample, device)
     if teacher is None and any(stage.teacher_weight for stage in config.stages):
         teacher = copy.deepcopy(encoder)
@@ -74,7 +78,12 @@ def warm_start(
         teacher = teacher.to(device)
         few = sample.first(_TEACHER_SAMPLE)
         criterion.term.fit(embedded.vectors[: len(few)], few.embed(teacher).vectors)
-    return encoder.to(device), criterion.to(device)
+    encoder, criterion = encoder.to(device), criterion.to(device)
+    processes.same_state(encoder)
+    processes.same_state(criterion)
+    if criterion.teacher is not None:
+        processes.same_state(criterion.teacher)
+    return encoder, criterion
 
 
 def _started_encoder(
@@ -153,9 +162,10 @@ class _Sample:
         device: torch.device,
         advance: Advance | None,
         say: Callable[[str], None] | None,
+        processes: Processes,
         chosen: NDArray[np.int64] | None = None,
     ) -> None:
-        self._context = (config, corpus, device, advance, say)
+        self._context = (config, corpus, device, advance, say, processes)
         if chosen is None:
             chosen = balanced_sample(corpus, sample_size(config, corpus), config.seed)
         self._chosen = chosen
@@ -170,19 +180,26 @@ class _Sample:
     @torch.no_grad()
     def embed(self, encoder: SpeakerEncoder, speed: float = 1.0) -> _Embedded:
         """What ``encoder`` makes of the sample, played ``speed`` times as fast."""
-        config, corpus, device, advance, say = self._context
+        config, corpus, device, advance, say, processes = self._context
         num_samples = round(_CROP_SECONDS * SAMPLE_RATE)
         dataset = CropDataset(corpus, source_samples(num_samples, [speed]), config.seed)
         keys = [(0, int(item)) for item in self._chosen]
         batches = [keys[i : i + _BATCH] for i in range(0, len(keys), _BATCH)]
-        embeddings, speakers = [], []
-        for batch in make_loader(dataset, batches, config.data.workers, pin_memory=device.type == "cuda"):
+        own = batches[processes.rank :: processes.world_size]
+        parts: list[_Embedded] = []
+        for batch in make_loader(dataset, own, config.data.workers, pin_memory=device.type == "cuda"):
             waveforms = at_speed(batch.waveforms.to(device, non_blocking=True), speed, num_samples)
-            embeddings.append(encoder(waveforms).float().cpu())
-            speakers.append(batch.speakers)
+            parts.append(_Embedded(encoder(waveforms).float().cpu(), batch.speakers))
             if say is not None:
                 for message in batch.replaced:
                     say(f"warm start, replaced: {message}")
             if advance is not None:
                 advance(len(batch.speakers))
-        return _Embedded(torch.cat(embeddings), torch.cat(speakers))
+        return _in_order(processes.gather(parts))
+
+
+def _in_order(parts: Sequence[Sequence[_Embedded]]) -> _Embedded:
+    """All batches, the processes taking turns, as they were handed out."""
+    rounds = zip_longest(*parts)
+    batches = [batch for batch in chain.from_iterable(rounds) if batch is not None]
+    return _Embedded(torch.cat([vectors for vectors, _ in batches]), torch.cat([s for _, s in batches]))

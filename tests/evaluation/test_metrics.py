@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,13 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from mrl.evaluation.metrics import equal_error_rate, min_dcf, operating_points
+from mrl.evaluation.metrics import (
+    equal_error_rate,
+    equal_error_rate_of_sorted,
+    least_cost,
+    min_dcf,
+    operating_points,
+)
 
 
 def test_one_of_three_wrong_on_each_side():
@@ -104,3 +112,68 @@ def test_the_threshold_gives_error_rates_around_the_eer(items):
     misses = np.mean(scores[labels] < threshold)
     false_accepts = np.mean(scores[~labels] >= threshold)
     assert min(misses, false_accepts) - 1e-12 <= rate <= max(misses, false_accepts) + 1e-12
+
+
+def eer_in_fractions(scores, labels):
+    """The definition, in exact arithmetic: every threshold in turn, then the crossing of the two straight lines."""
+    targets, nontargets = (
+        [score for score, label in zip(scores, labels, strict=True) if label == of] for of in (1, 0)
+    )
+    previous, higher = (Fraction(0), Fraction(1)), None
+    for threshold in sorted(set(scores), reverse=True):
+        accepted = Fraction(sum(score >= threshold for score in nontargets), len(nontargets))
+        missed = Fraction(sum(score < threshold for score in targets), len(targets))
+        if accepted >= missed:
+            gap, before = accepted - missed, previous[1] - previous[0]
+            rate = previous[1] + before / (gap + before) * (missed - previous[1])
+            return rate, threshold if higher is None or gap <= before else higher
+        previous, higher = (accepted, missed), threshold
+    raise AssertionError("the lowest threshold accepts everything")
+
+
+@settings(max_examples=300, deadline=None)
+@given(trials)
+def test_equals_the_definition_in_fractions_ties_and_thresholds_included(items):
+    scores = [score / 7 for score, _ in items]
+    labels = [label for _, label in items]
+    rate, threshold = eer_in_fractions(scores, labels)
+    found = equal_error_rate(scores, labels)
+    assert found.rate == pytest.approx(float(rate), abs=1e-12)
+    assert found.threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("targets", "nontargets", "rate", "threshold"),
+    [
+        ([1.0], [0.0], 0.0, 1.0),
+        ([0.0], [1.0], 1.0, 1.0),  # everything the wrong way round
+        ([0.5], [0.5], 0.5, 0.5),
+        ([0.5, 0.5, 0.5], [0.5], 0.5, 0.5),
+        ([0.1, 0.9], [0.2], 0.5, 0.2),  # between 0.9 (0, 1/2) and 0.2 (1, 1/2): equally near, the lower one
+    ],
+)
+def test_sorted_classes_by_hand(targets, nontargets, rate, threshold):
+    found = equal_error_rate_of_sorted(np.array(targets), np.array(nontargets))
+    assert found == (pytest.approx(rate), threshold)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_sorted_scores_that_are_not_finite_are_an_error(bad):
+    spoiled = np.sort([0.1, bad, 0.3])
+    for pair in ((spoiled, np.zeros(2)), (np.zeros(2), spoiled)):
+        with pytest.raises(ValueError, match="not finite"):
+            equal_error_rate_of_sorted(*pair)
+    with pytest.raises(ValueError, match="no non-target trial"):
+        equal_error_rate_of_sorted(np.zeros(2), np.zeros(0))
+
+
+def test_many_trials_need_no_more_than_whole_numbers_hold():
+    rng = np.random.default_rng(0)
+    labels = rng.random(580_000) < 0.5
+    scores = np.round(rng.normal(labels * 2.0), 3)
+    points = operating_points(scores, labels)
+    rate, threshold = equal_error_rate(scores, labels)
+    place = int(np.argmin(np.abs(points.false_accepts - points.misses)))
+    assert threshold == points.thresholds[place]
+    assert rate == pytest.approx((points.false_accepts[place] + points.misses[place]) / 2, abs=1e-3)
+    assert least_cost(points, 0.01) == min_dcf(scores, labels, 0.01)

@@ -141,13 +141,13 @@ def test_a_stage_starts_from_the_best_and_harm_is_not_kept(run, workplace, capsy
     def worse_after_epoch_0(results):
         return honest(results) + (0.1 if len(scored) > 1 else 0.0)
 
-    verify = validation.verify
+    project = validation.project
 
-    def watched(encoder, *arguments, **options):
-        scored.append(encoder.head.linear.weight.detach().clone())
-        return verify(encoder, *arguments, **options)
+    def watched(head, pooled):
+        scored.append(head.linear.weight.detach().clone())
+        return project(head, pooled)
 
-    monkeypatch.setattr(validation, "verify", watched)
+    monkeypatch.setattr(validation, "project", watched)
     monkeypatch.setattr("mrl.training.selection.full_size_eer", worse_after_epoch_0)
     entered: list[torch.Tensor] = []
     enter = live_weights.enter_stage

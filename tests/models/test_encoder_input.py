@@ -11,7 +11,7 @@ import torch
 
 from mrl.errors import AudioError
 from mrl.models import encoder_input
-from mrl.models.encoder_input import mel_batches
+from mrl.models.encoder_input import mel_batches, whole_frames
 from mrl.models.pretrained import build_released
 from mrl.models.released import Trunk
 
@@ -81,11 +81,53 @@ def test_waveforms_held_are_few(released, tmp_path, monkeypatch):
     asked = []
     original = encoder_input.read_ahead
 
-    def counting(files, workers):
-        return original((asked.append(path) or path for path in files), workers)
+    def counting(files, workers, max_samples):
+        return original((asked.append(path) or path for path in files), workers, max_samples)
 
     monkeypatch.setattr(encoder_input, "read_ahead", counting)
     batches = mel_batches(released, paths, 4, workers=2)
     next(batches)
     assert len(asked) <= 4 + 1 + 2 * 2  # a batch, the file after it, and those read ahead
     batches.close()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["pt", "tf"])
+@pytest.mark.parametrize("hop", [160, 240])
+def test_frames_are_foretold_from_the_length(tiny_config, kind, hop):
+    trunk = build_released({**tiny_config, "feat_type": kind, "hop_length": hop}).eval()
+    for length in (trunk.min_samples, 719, 720, 721, 4159, 4160, 4161, *range(8000, 8000 + 2 * hop, 37)):
+        assert whole_frames(trunk, length) == trunk.mel(torch.ones(1, length)).shape[2], length
+
+
+def test_a_file_that_became_longer_meanwhile_is_embedded_alone(released, tmp_path, monkeypatch):
+    paths = write(tmp_path, [8000, 9000, 8000])
+    monkeypatch.setattr(encoder_input, "num_samples", lambda path: 8000)
+    batches = list(mel_batches(released, paths, 4, workers=1))
+    assert [batch for batch, _ in batches] == [[0], [1], [2]]
+    assert [mel.shape[2] for _, mel in batches] == [51, 57, 51]
+
+
+def test_files_cut_to_one_length_share_a_batch(released, tmp_path):
+    paths = write(tmp_path, [4000, 8000, 12_000, 9000])
+    batches = list(mel_batches(released, paths, 8, workers=2, max_samples=8000))
+    assert [batch for batch, _ in batches] == [[1, 2, 3], [0]]
+    assert batches[0][1].shape == (3, 24, 51)
+
+
+def test_processes_get_each_file_once_and_as_much_audio_as_the_others(released, tmp_path):
+    lengths = [4000] * 13 + [8000] * 9 + [16_000] * 3 + [5000 + 200 * number for number in range(10)]
+    paths = write(tmp_path, lengths)
+    shares = [
+        [place for batch, _ in mel_batches(released, paths, 8, 2, rank=rank, world_size=4) for place in batch]
+        for rank in range(4)
+    ]
+    assert sorted(place for share in shares for place in share) == list(range(len(paths)))
+    audio = [sum(lengths[place] for place in share) for share in shares]
+    assert max(audio) - min(audio) <= 64_000  # no more than a batch apart
+
+
+def test_few_files_are_spread_over_all_processes(released, tmp_path):
+    paths = write(tmp_path, [4000] * 8)
+    sizes = [len(next(mel_batches(released, paths, 32, 1, rank=rank, world_size=4))[0]) for rank in range(4)]
+    assert sizes == [2, 2, 2, 2]

@@ -28,8 +28,9 @@ def with_teacher(parts):
 def test_the_total_is_the_loss_and_the_weighted_teacher_term(with_teacher):
     encoder, criterion = with_teacher
     embeddings = encoder(WAVEFORMS)
-    plain = criterion(WAVEFORMS, embeddings, TARGETS, SETTINGS)
-    both = criterion(WAVEFORMS, embeddings, TARGETS, SETTINGS, teacher_weight=3.0)
+    heard = criterion.hear(WAVEFORMS)
+    plain = criterion(embeddings, TARGETS, SETTINGS)
+    both = criterion(embeddings, TARGETS, SETTINGS, heard, teacher_weight=3.0)
     expected = criterion.term(embeddings, criterion.teacher(WAVEFORMS))
     assert plain.teacher == 0
     assert expected > 1e-4
@@ -44,14 +45,10 @@ def test_the_teacher_is_no_part_of_the_module(with_teacher):
     assert [parameter.shape for parameter in criterion.parameters()] == [(5, 32)]
     criterion.train()
     assert not any(part.training for part in criterion.teacher.modules())
-    criterion(WAVEFORMS, encoder(WAVEFORMS), TARGETS, SETTINGS, teacher_weight=1.0).total.backward()
+    heard = criterion.hear(WAVEFORMS)
+    assert not heard.requires_grad
+    criterion(encoder(WAVEFORMS), TARGETS, SETTINGS, heard, teacher_weight=1.0).total.backward()
     assert all(parameter.grad is None for parameter in criterion.teacher.parameters())
     assert criterion.loss.class_vectors.grad is not None
     criterion.double()
     assert criterion.teacher.head.linear.weight.dtype == torch.float64
-
-
-def test_without_a_weight_the_teacher_is_not_asked(with_teacher, monkeypatch):
-    _, criterion = with_teacher
-    monkeypatch.setattr(type(criterion.teacher), "forward", lambda *_: pytest.fail("asked"))
-    criterion(WAVEFORMS, torch.randn(4, 32), TARGETS, SETTINGS)

@@ -31,7 +31,7 @@ def adapt(parts, stage, seed=3, **options) -> StageConfig:
 def train(parts, stage, steps=3) -> None:
     """A few steps that need no labels; rates large enough to move the outputs."""
     encoder, classifier = parts
-    optimizer = build_optimizer(encoder, classifier, stage, fused=False)
+    optimizer = build_optimizer(encoder, classifier, stage)
     for group in optimizer.param_groups:
         group["lr"] = 0.01
     for step in range(steps):

@@ -147,7 +147,7 @@ def test_recalibrated_statistics_are_the_mean_over_the_batches(parts, head_stage
     batches = [torch.randn(rows, 8_000) * 0.1 for rows in (4, 4, 4)]
     with torch.no_grad(), evaluating(encoder):
         pooled = [encoder.backbone(batch) for batch in batches]
-    recalibrate_batch_norm(encoder, iter(batches), stage)
+    recalibrate_batch_norm(encoder, encoder, iter(batches), stage)
     norm = encoder.head.bn
     torch.testing.assert_close(norm.running_mean, torch.stack([p.mean(0) for p in pooled]).mean(0))
     torch.testing.assert_close(norm.running_var, torch.stack([p.var(0) for p in pooled]).mean(0))
@@ -164,7 +164,7 @@ def test_norms_of_a_trained_backbone_are_recalibrated_and_modes_kept(parts, full
     enter_stage(encoder, classifier, stage)
     encoder.eval()
     batch = torch.randn(4, 8_000) * 0.1
-    recalibrate_batch_norm(encoder, [batch], stage)
+    recalibrate_batch_norm(encoder, encoder, [batch], stage)
     assert not any(module.training for module in encoder.modules())
     # The variance of a batch is biased where it normalises and unbiased where it is kept; close with many numbers.
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -184,5 +184,5 @@ def test_frozen_statistics_are_left_alone(parts, full_stage):
     stage = StageConfig(**full_stage)
     enter_stage(encoder, classifier, stage)
     before = copy.deepcopy(encoder.state_dict())
-    recalibrate_batch_norm(encoder, iter([]), stage)
+    recalibrate_batch_norm(encoder, encoder, iter([]), stage)
     assert all(torch.equal(value, encoder.state_dict()[key]) for key, value in before.items())

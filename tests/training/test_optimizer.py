@@ -100,7 +100,7 @@ def test_the_rate_decays_with_the_distance_to_the_head(either, full_stage):
 
 def test_adamw_takes_its_first_beta_from_momentum(parts, head_stage):
     stage = entered(parts, head_stage, momentum=0.8)
-    optimizer = build_optimizer(*parts, stage, fused=False)
+    optimizer = build_optimizer(*parts, stage)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.999)}
 
@@ -110,7 +110,7 @@ def test_sgd_steps_by_hand(parts, head_stage, nesterov):
     """Two steps with gradients of 1: d = 1 + wd w, v = m v + d, and the step is v, or d + m v with Nesterov."""
     encoder, _ = parts
     stage = entered(parts, head_stage, optimizer="sgd", momentum=0.5, nesterov=nesterov)
-    optimizer = build_optimizer(*parts, stage, fused=False)
+    optimizer = build_optimizer(*parts, stage)
     weight = encoder.head.linear.weight
     expected, velocity = weight.detach().clone(), torch.zeros_like(weight)
     for _ in range(2):

@@ -15,6 +15,7 @@ from mrl.models.pretrained import build_released
 from mrl.training.criterion import Criterion
 from mrl.training.schedules import StagePlan
 from mrl.training.stages import enter_stage
+from mrl.training.step_module import StepBatch
 from mrl.training.updater import NonFiniteError, Updater
 
 STAGE = {
@@ -38,8 +39,15 @@ def make(tiny_config, dropout=0.0, precision="float32", **changes):
     return Updater(encoder, criterion, plan, runtime, 3), encoder, criterion
 
 
+def batch_of(crops=CROPS, targets=TARGETS):
+    return StepBatch(crops, targets, None, torch.arange(len(crops)), [])
+
+
 def run(updater, steps, start=0):
-    return [updater.update(CROPS, TARGETS, stage_step=k, run_step=k) for k in range(start, start + steps)]
+    values = []
+    for step in range(start, start + steps):
+        values += updater.update(batch_of(), stage_step=step, run_step=step)
+    return values + updater.finish()
 
 
 def gradients(*modules):
@@ -92,7 +100,7 @@ def test_rates_follow_the_schedule(tiny_config):
 
 def test_a_plateau_lowers_the_rates(tiny_config):
     updater, *_ = make(tiny_config, schedule="plateau", plateau_factor=0.1, final_rate_share=0.0)
-    values = updater.update(CROPS, TARGETS, stage_step=0, run_step=0, plateau_reductions=2)
+    (values,) = updater.update(batch_of(), stage_step=0, run_step=0, plateau_reductions=2)
     assert values.rates["head"] == pytest.approx(1e-5)
 
 
@@ -109,7 +117,7 @@ def test_the_gradient_flow_is_measured_where_asked_for_and_before_clipping(tiny_
     flows = []
     for clip in (None, 1e-3):
         updater, *_ = make(tiny_config, gradient_clip=clip)
-        values = updater.update(CROPS, TARGETS, stage_step=0, run_step=0, measure_flow=True)
+        (values,) = updater.update(batch_of(), stage_step=0, run_step=0, measure_flow=True)
         flows.append(values.flow.metrics)
     assert {"gradient/stem", "gradient/stage1", "gradient/pooling", "gradient/head"} < set(flows[0])
     assert flows[0] == flows[1]
@@ -152,7 +160,7 @@ def test_a_non_finite_loss_stops_before_the_update(tiny_config, where):
             encoder.head.linear.weight[0, 0] = float("inf")
     before = copy.deepcopy([*encoder.state_dict().values(), *criterion.state_dict().values()])
     with pytest.raises(NonFiniteError, match="the loss is nan"):
-        updater.update(crops, TARGETS, stage_step=0, run_step=0)
+        updater.update(batch_of(crops), stage_step=0, run_step=0)
     after = [*encoder.state_dict().values(), *criterion.state_dict().values()]
     assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(before, after, strict=True))
 
@@ -164,6 +172,35 @@ def test_a_non_finite_gradient_stops_before_the_update(tiny_config):
     with pytest.raises(NonFiniteError, match="norm of the gradient"):
         run(updater, 1)
     assert torch.equal(criterion.loss.class_vectors, before)
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "sgd"}], ids=["adamw", "sgd"])
+def test_no_later_update_moves_the_weights_either(tiny_config, optimizer):
+    """A GPU may have begun the next update before anybody reads that this one went wrong."""
+    updater, encoder, criterion = make(tiny_config, **optimizer)
+    run(updater, 2)
+    before = copy.deepcopy([*encoder.state_dict().values(), *criterion.state_dict().values()])
+    state = copy.deepcopy(updater.state_dict()["optimizer"]["state"])
+    broken = CROPS.clone()
+    broken[0, 0] = float("inf")
+    for step, crops in ((2, broken), (3, CROPS)):
+        with pytest.raises(NonFiniteError, match="the loss is nan") as caught:
+            updater.update(batch_of(crops), stage_step=step, run_step=step)
+        assert caught.value.run_step == step
+    after = [*encoder.state_dict().values(), *criterion.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    for index, values in updater.state_dict()["optimizer"]["state"].items():
+        assert all(torch.equal(value, state[index][name]) for name, value in values.items())
+
+
+def test_a_first_update_that_must_not_happen_leaves_sgd_without_momentum(tiny_config):
+    updater, *_ = make(tiny_config, optimizer="sgd")
+    broken = CROPS.clone()
+    broken[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError):
+        updater.update(batch_of(broken), stage_step=0, run_step=0)
+    state = updater.state_dict()["optimizer"]["state"]
+    assert not any(values["momentum_buffer"].any() for values in state.values())
 
 
 def test_bf16_autocast_trains_with_the_loss_in_float32(tiny_config):
@@ -184,7 +221,9 @@ def test_fp16_overflow_is_skipped_and_the_scale_falls(tiny_config):
     updater = Updater(encoder, criterion, plan, RuntimeConfig(device="cuda", precision="fp16"), 3)
     updater._scaler.update(2.0**30)
     before = criterion.loss.class_vectors.detach().clone()
-    first = updater.update(CROPS.cuda(), Targets(TARGETS.speakers.cuda()), stage_step=0, run_step=0)
+    batch = batch_of(CROPS.cuda(), Targets(TARGETS.speakers.cuda()))
+    assert updater.update(batch, stage_step=0, run_step=0) == []  # read one update late
+    (first,) = updater.finish()
     assert first.skipped
     assert torch.equal(criterion.loss.class_vectors, before)
     assert updater.state_dict()["scaler"]["scale"] < 2.0**30
