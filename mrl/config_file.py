@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
-    """A :class:`Config` from plain values (as a checkpoint stores them); raises :class:`ConfigError`."""
-    config, problems = validate(dict(values), {}, source)
-    if config is None:
-        raise ConfigError(source, problems)
+def config_from_dict(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
+    """A :class:`Config` from plain values (as a checkpoint stores them), with ``overrides`` laid over it.
+
+    Raises :class:`ConfigError` with every problem found.
+    """
+    plain = deepcopy(dict(values))
+    origins: dict[Location, str] = {}
+    problems = [problem for text in overrides if (problem := _override(plain, text, origins))]
+    config, found = validate(plain, origins, source)
+    if config is None or problems:
+        raise ConfigError(source, [*problems, *found])
     return config
 
 

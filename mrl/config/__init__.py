@@ -15,11 +15,12 @@ from mrl.config.data import (
 )
 from mrl.config.evaluation import EvaluationConfig, EvaluationListConfig
 from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
-from mrl.config.run import PRETRAINED, CheckpointConfig, Config, LoggingConfig, RuntimeConfig
+from mrl.config.run import PRETRAINED, WARM_START, CheckpointConfig, Config, LoggingConfig, RuntimeConfig
 from mrl.config.stage import AverageConfig, LearningRates, LoraConfig, StageConfig
 
 __all__ = [
     "PRETRAINED",
+    "WARM_START",
     "AugmentationConfig",
     "AverageConfig",
     "CheckpointConfig",

@@ -15,6 +15,8 @@ from mrl.config.stage import StageConfig
 
 PRETRAINED = "pretrained"
 """Stage name of epoch 0 in the history of a run."""
+WARM_START = "warm_start"
+"""Stage name of epoch 0 among the files of a run."""
 
 
 class RuntimeConfig(Section):
@@ -105,10 +107,11 @@ class Config(Section):
     @field_validator("stages")
     @classmethod
     def _unique_stages(cls, stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
-        if any(stage.name == PRETRAINED for stage in stages):
-            raise ValueError(
-                f"a stage cannot be called {PRETRAINED}, which is what epoch 0 is called in the records"
-            )
+        for reserved in (PRETRAINED, WARM_START):
+            if any(stage.name == reserved for stage in stages):
+                raise ValueError(
+                    f"a stage cannot be called {reserved}, which is what epoch 0 is called in the records"
+                )
         return require_unique(stages, "name")
 
     @model_validator(mode="after")

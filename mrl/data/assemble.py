@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +10,18 @@ import numpy as np
 
 from mrl.config import Config, DataConfig, ValidationListConfig
 from mrl.data.clips import ClipBanks
-from mrl.data.corpus import Corpus, scan
+from mrl.data.corpus import Corpus
 from mrl.data.held_out import split_utterances
-from mrl.data.joining import common_root, join_corpora
+from mrl.data.joining import common_root
 from mrl.data.overlap import shared_speakers, speakers_of
 from mrl.data.readable import check_audio_readable
 from mrl.data.sampling import stage_sampling
+from mrl.data.training_corpus import Say, hold_out, scan_folder, scan_training
 from mrl.data.trial_making import generate_trials, target_speakers_of_one_session
 from mrl.data.trials import TrialList, check_audio_exists, read_trials, write_trials
 from mrl.errors import DataError
-from mrl.randomness import numpy_generator
 
-Say = Callable[[str], None]
 _SPEAKERS_NAMED = 5
-_SECONDS_BETWEEN_SCAN_LINES = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
     list, audio files of a list that are missing or cannot be opened, a speaker both in training and in
     validation, and speakers too few for the batches of a stage.
     """
-    whole = join_corpora({corpus.label: _scan(config.data, corpus.path, say) for corpus in config.data.train})
+    whole = scan_training(config, say)
     train = whole
     lists: list[TrialList] = []
     for entry in config.validation.lists:
         if entry.hold_out_speakers is not None:
-            train, held_out = _hold_out(train, entry, entry.hold_out_speakers, config)
+            train, held_out = hold_out(train, entry, entry.hold_out_speakers, config)
             trials = _make_list(held_out, entry, config.seed, say)
         elif entry.trials is not None:
             assert entry.root is not None  # held by the configuration
@@ -61,7 +58,7 @@ def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
             check_audio_exists(trials)
         else:
             assert entry.root is not None
-            trials = _make_list(_scan(config.data, entry.root, say), entry, config.seed, say)
+            trials = _make_list(scan_folder(config.data, entry.root, say), entry, config.seed, say)
         lists.append(trials)
     if config.data.include_validation_speakers:
         train = whole
@@ -108,51 +105,6 @@ def configured_lists(config: Config, fingerprints: Mapping[str, str]) -> tuple[T
 def made_list_path(config: Config, name: str) -> Path:
     """Where the list called ``name`` that a run makes is written."""
     return config.logging.directory / "trials" / f"{name}.txt"
-
-
-def _scan(data: DataConfig, root: Path, say: Say) -> Corpus:
-    corpus = scan(root, manifest_dir=data.cache / "manifests", progress=_ScanReport(root, say))
-    if corpus.ignored_files:
-        say(f"{root}: {corpus.ignored_files} audio files lie outside a speaker folder and are left out")
-    return corpus
-
-
-class _ScanReport:
-    """Says how far a long scan is; how much there is to find is not known."""
-
-    def __init__(self, root: Path, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root, self._say, self._clock = root, say, clock
-        self._found = 0
-        self._started = self._said = clock()
-
-    def __call__(self, found: int) -> None:
-        self._found += found
-        now = self._clock()
-        if now - self._said >= _SECONDS_BETWEEN_SCAN_LINES:
-            rate = self._found / (now - self._started)
-            self._said = now
-            self._say(f"scanning {self._root}: {self._found:,} utterances so far, {rate:,.0f}/s")
-
-
-def _hold_out(
-    train: Corpus, entry: ValidationListConfig, count: int, config: Config
-) -> tuple[Corpus, Corpus]:
-    """``train`` without ``count`` speakers who have at least two utterances, and these alone."""
-    per_speaker = np.bincount(train.speaker_ids, minlength=len(train.speakers))
-    may_go = per_speaker > 1
-    if entry.hold_out_from is not None and len(config.data.train) > 1:
-        labels = [corpus.label for corpus in config.data.train]
-        may_go &= train.corpus_of_speaker == labels.index(entry.hold_out_from)
-    eligible = [name for name, may in zip(train.speakers, may_go, strict=True) if may]
-    if len(eligible) < count or len(train.speakers) - count < 2:
-        whose = "" if entry.hold_out_from is None else f"of {entry.hold_out_from} "
-        raise DataError(
-            f"validation list {entry.name}: hold_out_speakers is {count}, but of the {len(train.speakers)} "
-            f"speakers of data.train {len(eligible)} {whose}have two utterances or more, and two must stay to "
-            "train on"
-        )
-    chosen = numpy_generator(config.seed, "hold out", entry.name).choice(eligible, size=count, replace=False)
-    return train.split_speakers({str(name) for name in chosen})
 
 
 def _make_list(corpus: Corpus, entry: ValidationListConfig, seed: int, say: Say) -> TrialList:

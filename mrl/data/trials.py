@@ -1,45 +1,68 @@
-"""Trial lists: read, checked and written as text, one ``label enrolment test`` a line.
+"""Trial lists: read, checked and written as text, one trial a line.
 
-The label is 1 or ``target``, 0 or ``nontarget``; the other two are audio paths below one folder. Columns are
-parted by blanks, or by tabs where a path holds a blank.
+Read are ``label enrolment test`` and ``enrolment test label``; written is the former. The label is 1 or
+``target``, 0 or ``nontarget`` (also ``tgt`` and ``imp``); the other two are audio paths below one folder.
+Columns are parted by blanks, or by tabs where a path holds a blank. With an enrolment map the enrolments are
+names of models, each made of several utterances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import Path
+
+import numpy as np
 
 from mrl.atomic import write_atomically
-from mrl.audio import is_there
-from mrl.data.trial_list import Trial, TrialList
+from mrl.audio import AUDIO_SUFFIXES, is_there
+from mrl.data.enrolment_map import read_enrolment_map
+from mrl.data.trial_lines import Problems, trials_in
+from mrl.data.trial_list import Trial, TrialList, TrialTable
 from mrl.data.trial_making import generate_trials
+from mrl.data.trial_pairs import add_contradictions
 from mrl.errors import DataError
 
 __all__ = ["Trial", "TrialList", "check_audio_exists", "generate_trials", "read_trials", "write_trials"]
 
-_LABELS = {b"1": True, b"target": True, b"0": False, b"nontarget": False}
-_LINE_BYTES = 64 * 1024
 _NAMED_AT_MOST = 5
 _CHECK_THREADS = 16
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_trials(path: Path | str, root: Path | str, name: str | None = None) -> TrialList:
+def read_trials(
+    path: Path | str, root: Path | str, name: str | None = None, enrolment_map: Path | str | None = None
+) -> TrialList:
     """The list at ``path``, whose audio paths start from ``root``; its name is the file's unless given.
 
+    Blank lines, CRLF, a byte order mark, a missing last newline and a trial that stands there twice are harmless.
+
+    Args:
+        path: the list. Its column order is that of its first line that has a label at one end only.
+        root: folder of the audio.
+        name: what to call the list.
+        enrolment_map: lines ``model utterance [utterance ...]``, the paths below ``root`` too; the list's enrolments
+            are then models. CN-Celeb's ``eval/lists/enroll.lst`` goes with the root ``eval``; the utterances of its
+            ``enroll.map`` lie in ``data`` instead, so link their folders into ``eval`` for that one.
+
     Raises:
-        DataError: the file cannot be read; a line is not as above, is longer than 64 KiB, or its path leaves
-            ``root`` (up to five are named, with the line's number); there is no trial, or none of one class.
+        DataError: a file cannot be read; a line is not as above, has another column order, is longer than 64 KiB, its
+            path leaves ``root``, its model is not in the map, or it contradicts another line (up to five are named,
+            with the line's number); there is no trial, or none of one class.
     """
     path = Path(path)
-    problems = _Problems(path)
+    problems = Problems(path, "trial list")
+    table = TrialTable() if enrolment_map is None else TrialTable.of_models()
     try:
         with path.open("rb") as file:
-            trials = TrialList.from_trials(name or path.stem, Path(root), _parsed(file, problems))
+            for number, trial in trials_in(file, problems, of_models=enrolment_map is not None):
+                table.add(trial, number)
     except OSError as error:
         raise DataError(f"{path}: this trial list cannot be read: {error.strerror}") from error
+    problems.raise_any()
+    models = None if enrolment_map is None else _models(table, Path(enrolment_map), problems)
+    trials = table.finish(name or path.stem, Path(root), models)
+    if len(trials):
+        add_contradictions(trials, problems)
     problems.raise_any()
     _require_both_classes(trials, str(path))
     return trials
@@ -50,6 +73,7 @@ def write_trials(trials: TrialList, path: Path | str) -> None:
 
     Raises DataError where a path cannot stand in a text list, or the file cannot be written.
     """
+    assert trials.models is None  # which would take a map beside the list; lists that are made have none
     path = Path(path)
     for utterance in trials.utterances:
         if utterance != utterance.strip() or any(character in utterance for character in "\t\n\r"):
@@ -67,86 +91,66 @@ def write_trials(trials: TrialList, path: Path | str) -> None:
 
 
 def check_audio_exists(trials: TrialList) -> None:
-    """Raise one DataError that counts the audio files of ``trials`` that are missing and names the first."""
+    """Raise one DataError that counts the audio files of ``trials`` that are missing and names the first.
+
+    Each is named with the line of its first trial, and with a file of another audio suffix that lies there instead.
+    """
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
         there = pool.map(lambda utterance: is_there(trials.root / utterance), trials.utterances)
-        missing = [utterance for utterance, found in zip(trials.utterances, there, strict=True) if not found]
+        missing = [place for place, found in enumerate(there) if not found]
     if missing:
-        named = ", ".join(missing[:_NAMED_AT_MOST]) + (", ..." if len(missing) > _NAMED_AT_MOST else "")
+        named = ", ".join(_missing(trials, place) for place in missing[:_NAMED_AT_MOST])
         raise DataError(
             f"trial list {trials.name}: {len(missing)} of {len(trials.utterances)} audio files are missing "
-            f"below {trials.root}: {named}; mend the root or complete the audio, for no trial is left out"
+            f"below {trials.root}: {named}{', ...' if len(missing) > _NAMED_AT_MOST else ''}; mend the root or "
+            f"complete the audio, for no trial is left out{_advice(trials, missing[:_NAMED_AT_MOST])}"
         )
 
 
-class _Problems:
-    """Bad lines: the first few in words, the others counted."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._named: list[str] = []
-        self._count = 0
-
-    def add(self, number: int, problem: str) -> None:
-        self._count += 1
-        if len(self._named) < _NAMED_AT_MOST:
-            self._named.append(f"  line {number}: {problem}")
-
-    def raise_any(self) -> None:
-        if not self._count:
-            return
-        more = [f"  and {self._count - len(self._named)} more"] if self._count > len(self._named) else []
-        title = f"{self._path}: {self._count} bad line{'s' if self._count > 1 else ''} in this trial list"
-        raise DataError("\n".join([title, *self._named, *more]))
+def _missing(trials: TrialList, place: int) -> str:
+    """The utterance with what is known of where it should be."""
+    notes = []
+    if trials.lines is not None:
+        uses = trials.test == place
+        if trials.models is None:
+            uses |= trials.enrolment == place
+        else:
+            members = [place in utterances for utterances in trials.models.utterances]
+            uses |= np.array(members, dtype=bool)[trials.models.of_trial]
+        notes.append(f"line {trials.lines[uses.argmax()]}")
+    if twin := _twin(trials.root, trials.utterances[place]):
+        notes.append(f"{twin} is there")
+    return trials.utterances[place] + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _parsed(file: BinaryIO, problems: _Problems) -> Iterator[Trial]:
-    paths: dict[bytes, str] = {}  # a list names each utterance many times: it is checked once
-    number = 0
-    while line := file.readline(_LINE_BYTES + 1):
-        number += 1
-        if len(line) > _LINE_BYTES:
-            problems.add(number, f"longer than {_LINE_BYTES} bytes; the rest was not read")
-            return
-        if number == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        if not line.strip():
-            continue
-        try:
-            yield _trial(line, paths)
-        except ValueError as error:
-            problems.add(number, str(error))
+def _twin(root: Path, utterance: str) -> str | None:
+    """The only file there that is called like ``utterance`` but for its audio suffix."""
+    suffix = Path(utterance).suffix
+    stem = utterance.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else utterance
+    found = [stem + other for other in sorted(AUDIO_SUFFIXES) if is_there(root / (stem + other))]
+    return found[0] if len(found) == 1 else None
 
 
-def _trial(line: bytes, paths: dict[bytes, str]) -> Trial:
-    """The trial on ``line``; ValueError says what is wrong with it. Only ASCII blanks part columns."""
-    parted_by_tabs = line.count(b"\t") == 2
-    columns = [column.strip() for column in line.split(b"\t")] if parted_by_tabs else line.split()
-    if len(columns) != 3:
-        raise ValueError(f"{len(columns)} columns instead of the 3 of `label enrolment test`: {_shown(line)}")
-    label, enrolment, test = columns
-    if label not in _LABELS:
-        raise ValueError(f"the label is {_shown(label)} instead of 1, 0, target or nontarget")
-    for column in (enrolment, test):
-        if column not in paths:
-            paths[column] = _audio_path(column)
-    return Trial(_LABELS[label], paths[enrolment], paths[test])
+def _advice(trials: TrialList, missing: Sequence[int]) -> str:
+    """What else may be meant: other suffixes, or models."""
+    utterances = [trials.utterances[place] for place in missing]
+    if any(_twin(trials.root, utterance) for utterance in utterances):
+        return "; the list must name files with the suffixes that they have"
+    if trials.models is None and any(
+        Path(utterance).suffix.lower() not in AUDIO_SUFFIXES for utterance in utterances
+    ):
+        return "; names that are no files may be models, which need an enrolment map"
+    return ""
 
 
-def _audio_path(column: bytes) -> str:
-    try:
-        text = column.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"not UTF-8: {_shown(column)}") from None
-    path = PurePosixPath(text)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
-        raise ValueError(f"{_shown(column)} is not a path below the list's root")
-    return str(path)
-
-
-def _shown(raw: bytes) -> str:
-    text = raw.strip().decode("utf-8", "replace")
-    return repr(text if len(text) <= 80 else text[:77] + "...")
+def _models(table: TrialTable, path: Path, problems: Problems) -> list[list[str]]:
+    """The utterances of each model of ``table``; models that are not in the map at ``path`` are raised."""
+    found = read_enrolment_map(path, table.enrolments)
+    for model, line in zip(table.enrolments, table.first_lines(), strict=True):
+        if model not in found:
+            problems.add(int(line), f"model {model!r} is not in {path}")
+    problems.raise_any()
+    return [found[model] for model in table.enrolments]
 
 
 def _require_both_classes(trials: TrialList, source: str) -> None:

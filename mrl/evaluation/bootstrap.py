@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mrl.data.trial_list import TrialList, speaker_depth
-from mrl.errors import DataError
+from mrl.data.trial_list import TrialList
+from mrl.data.trial_speakers import speaker_numbers
 from mrl.evaluation.metrics import equal_error_rate_of_sorted
+from mrl.evaluation.results import Interval
 from mrl.randomness import numpy_generator
 
 
@@ -32,33 +33,10 @@ class TrialSpeakers(NamedTuple):
     num_speakers: int  # S
 
 
-class Interval(NamedTuple):
-    """Between which values a figure lies."""
-
-    low: float
-    high: float
-
-
 def trial_speakers(trials: TrialList) -> TrialSpeakers:
-    """Who speaks in each trial, by the first folder in which the paths of ``trials`` differ.
-
-    Raises DataError where the folders contradict the labels: a target trial of two, a non-target trial of one.
-    """
-    depth = speaker_depth(trials.utterances)
-    names = [utterance.split("/")[depth] for utterance in trials.utterances]
-    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
-    of_utterance = np.array([numbers[name] for name in names], dtype=np.int64)
-    enrolment, test = of_utterance[trials.enrolment], of_utterance[trials.test]
-    wrong = np.flatnonzero((enrolment == test) != trials.labels)
-    if len(wrong):
-        first = wrong[0]
-        kind = "target" if trials.labels[first] else "non-target"
-        pair = [trials.utterances[places[first]] for places in (trials.enrolment, trials.test)]
-        raise DataError(
-            f"{trials.name}: {pair[0]} and {pair[1]} are a {kind} trial, so their folders do not name their "
-            "speakers; intervals over speakers need paths <speaker>/.../<file>"
-        )
-    return TrialSpeakers(enrolment, test, len(numbers))
+    """Who speaks in each trial, as `mrl.data.trial_speakers.speaker_numbers` tells. Raises DataError as that does."""
+    numbers = speaker_numbers(trials)
+    return TrialSpeakers(numbers[trials.enrolment], numbers[trials.test], int(numbers.max()) + 1)
 
 
 def bootstrap_eers(

@@ -1,7 +1,7 @@
 """What an evaluation finds, as plain values: what tables, files and plots are made from.
 
 Rates and EERs are shares, not percent; scores and thresholds are cosines unless a field says otherwise.
-D embedding, K prefixes.
+D embedding, K prefixes, B bins.
 """
 
 from __future__ import annotations
@@ -138,3 +138,20 @@ class Report:
     lists: tuple[ListReport, ...]
     search: tuple[SearchPoint, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)  # by part of the evaluation
+    command: str = ""  # what the user ran
+    resamples: int = 0  # of the speakers, for the intervals
+    cost_miss: float = 1.0  # in every minDCF
+    cost_false_accept: float = 1.0
+
+
+@dataclass(frozen=True)
+class ScoreCurves:
+    """What the plots of the scores of one list at one prefix are drawn from; some hundreds of numbers."""
+
+    list_name: str
+    dim: int
+    false_accepts: tuple[float, ...]  # of the DET curve, rising from 0 to 1
+    misses: tuple[float, ...]  # likewise, falling from 1 to 0
+    bin_edges: tuple[float, ...]  # [B + 1], scores
+    targets: tuple[int, ...]  # [B], target trials in each bin
+    nontargets: tuple[int, ...]  # [B]

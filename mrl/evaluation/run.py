@@ -1,67 +1,197 @@
-"""What evaluate.py does: score a checkpoint on its configured trial lists or on another one."""
+"""What evaluate.py does: score a checkpoint on trial lists, compare, report, and save what decides beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mrl.config_file import config_from_dict
+import numpy as np
+from numpy.typing import NDArray
+
+from mrl.config import Config
+from mrl.config_file import config_from_dict, load_config
 from mrl.console import Console
 from mrl.data.assemble import configured_lists
+from mrl.data.trial_speakers import speaker_numbers
 from mrl.data.trials import TrialList, check_audio_exists, read_trials
 from mrl.device import choose_device
 from mrl.errors import ConfigError
-from mrl.evaluation.embedding import Utterances
-from mrl.evaluation.report import RESULT_COLUMNS, result_rows
-from mrl.evaluation.verification import VerificationResult, verify_lists
+from mrl.evaluation.bundle import bundle_of, write_bundle, write_cohort
+from mrl.evaluation.cohort import cohort_means
+from mrl.evaluation.list_report import Compared, ListAnalysis, ListFindings
+from mrl.evaluation.other_encoders import OtherEncoders, other_encoders
+from mrl.evaluation.projections import fit_projections
+from mrl.evaluation.report_files import ListScores, write_report
+from mrl.evaluation.report_tables import print_report
+from mrl.evaluation.results import Report, SearchPoint
+from mrl.evaluation.search import require_faiss, search_work, shortlist_search
+from mrl.evaluation.session import Session
 from mrl.models.checkpoint_format import read_checkpoint
-from mrl.models.encoder import encoder_from_checkpoint
+from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
+from mrl.models.fingerprint import fingerprint_of
+
+Vectors = NDArray[np.float32]
+
+PARTS = ("baselines", "cohort", "grids", "cascade", "search")
+"""What an evaluation does on request, besides scoring the lists."""
 
 
-def evaluate(
-    checkpoint: str,
-    *,
-    trials_path: str | None = None,
-    root: str | None = None,
-    dims: Sequence[int] | None = None,
-    device_name: str = "auto",
-    workers: int = 4,
-) -> list[VerificationResult]:
-    """Score ``checkpoint`` and print EER, threshold and minDCF per list and prefix. Raises MRLError.
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate. The lists of the command line go before those of the configuration."""
 
-    Without ``trials_path`` (which goes with ``root``) the lists of the checkpoint's configuration are scored;
-    without ``dims`` the prefixes that it was trained for.
+    checkpoint: str
+    lists: tuple[tuple[str, str], ...] = ()  # (trial list, root)
+    config: str | None = None  # a file whose sections evaluation and data count in place of the checkpoint's
+    overrides: tuple[str, ...] = ()
+    dims: tuple[int, ...] | None = None
+    parts: frozenset[str] = frozenset()
+    output: str | None = None
+    with_scores: bool = False
+    device: str = "auto"
+    workers: int = 4
+    command: str = ""
+
+
+def evaluate(request: Request) -> Report:
+    """Carry out ``request``: print the report, write it, and save the decisions beside the checkpoint.
+
+    Thresholds and calibration are those of the first list. Raises MRLError.
     """
-    content = read_checkpoint(checkpoint)
-    config = config_from_dict(content["config"], checkpoint)
-    encoder = encoder_from_checkpoint(content, checkpoint).to(choose_device(device_name))
-    prefixes = _prefixes(dims, encoder.dims)
-    lists: tuple[TrialList, ...]
-    if trials_path is not None and root is not None:
-        lists = (read_trials(Path(trials_path), Path(root)),)
-        check_audio_exists(lists[0])
-    else:
-        lists = configured_lists(config, content["lists"])
+    content = read_checkpoint(request.checkpoint)
+    config = _configuration(request, content)
+    encoder = encoder_from_checkpoint(content, request.checkpoint)
+    dims = _prefixes(request.dims, encoder.dims)
+    if "search" in request.parts:
+        require_faiss()
     console = Console()
-    utterances = len(Utterances.of(lists).paths)
-    with console.progress("embedding", utterances) as bar:
-        results = verify_lists(
-            encoder,
-            lists,
-            prefixes,
-            max_seconds=config.validation.max_utterance_seconds,
-            workers=workers,
-            advance=bar.advance,
+    lists = _lists(request, config, content)
+    device = choose_device(request.device)
+    session = Session(config, lists, device, request.workers, console)
+    embeddings = session.embed(encoder, "the checkpoint")
+    cohort = None
+    if request.parts & {"cohort", "baselines"}:
+        cohort = cohort_means(*session.embed_cohort(encoder))
+    others = None
+    if "baselines" in request.parts:
+        others = other_encoders(config, Path(request.checkpoint), content.get("run_id"), console)
+    findings = _Analyst(request, session, encoder, embeddings, dims, cohort, others).findings()
+    search: tuple[SearchPoint, ...] = ()
+    if "search" in request.parts:
+        search = _search(session, embeddings, dims)
+    report = Report(
+        encoder=request.checkpoint,
+        dims=tuple(dims),
+        confidence=config.evaluation.confidence,
+        lists=tuple(found.report for found in findings),
+        search=search,
+        seconds={name: round(value, 3) for name, value in session.seconds.items()},
+        command=request.command,
+        resamples=config.evaluation.bootstrap,
+        cost_miss=config.evaluation.cost_miss,
+        cost_false_accept=config.evaluation.cost_false_accept,
+    )
+    print_report(console, report)
+    for found in findings:
+        for remark in found.remarks:
+            console.say(remark)
+    console.say(", ".join(f"{name} {seconds:.1f} s" for name, seconds in session.seconds.items()))
+    _write(request, config, session, report, findings, embeddings, dims)
+    _save_decisions(request, config, encoder, report, cohort if "cohort" in request.parts else None, console)
+    return report
+
+
+class _Analyst:
+    """Makes the findings of each list."""
+
+    def __init__(
+        self,
+        request: Request,
+        session: Session,
+        encoder: SpeakerEncoder,
+        embeddings: Vectors,
+        dims: Sequence[int],
+        cohort: Vectors | None,
+        others: OtherEncoders | None,
+    ) -> None:
+        self._parts = request.parts
+        self._session = session
+        self._dims = dims
+        self._cohort = cohort if "cohort" in request.parts else None
+        self._embeddings = embeddings
+        self._durations: dict[float | None, Vectors] | None = None
+        if "grids" in request.parts:
+            seconds = session.config.evaluation.durations
+            self._durations = {each: session.embed(encoder, "the checkpoint", each) for each in seconds}
+            self._durations[None] = embeddings
+        self._compared = None if others is None else self._compare(others)
+
+    def findings(self) -> list[ListFindings]:
+        return [self._of_list(number) for number in range(len(self._session.lists))]
+
+    def _of_list(self, number: int) -> ListFindings:
+        session = self._session
+        trials = session.lists[number]
+
+        def rows(embeddings: Vectors) -> Vectors:
+            return session.of_list(embeddings, number)
+
+        compared = durations = None
+        if self._compared is not None:
+            released, projections, trained = self._compared
+            compared = Compared(
+                rows(released), projections, {name: rows(each) for name, each in trained.items()}
+            )
+        if self._durations is not None:
+            durations = {seconds: rows(each) for seconds, each in self._durations.items()}
+        with session.timed("scoring"):
+            return ListAnalysis(trials, rows(self._embeddings), self._dims, session.config).report(
+                cohort=self._cohort,
+                compared=compared,
+                durations=durations,
+                with_precisions="grids" in self._parts,
+                with_cascade="cascade" in self._parts,
+            )
+
+    def _compare(self, others: OtherEncoders) -> Compared:
+        session = self._session
+        sample, speakers = session.embed_cohort(others.released)
+        return Compared(
+            session.embed(others.released, "the released model"),
+            fit_projections(sample, speakers, session.config.seed),
+            {name: session.embed(encoder, name) for name, encoder in others.trained.items()},
         )
-    console.table(f"{checkpoint}", RESULT_COLUMNS, result_rows(results))
-    for result in results:
-        console.say(
-            f"{result.name}: {result.num_trials} trials ({result.num_targets} target), "
-            f"{result.num_utterances} utterances, scored in {result.seconds - result.embedding_seconds:.1f} s"
-        )
-    seconds = sum(result.embedding_seconds for result in results)
-    console.say(f"{utterances} distinct utterances, each embedded once in {seconds:.1f} s")
-    return results
+
+
+def _configuration(request: Request, content: dict[str, Any]) -> Config:
+    """The checkpoint's configuration with the overrides, or with the sections of another file."""
+    if request.config is None:
+        return config_from_dict(content["config"], request.checkpoint, request.overrides)
+    given = load_config(request.config, request.overrides)
+    config = config_from_dict(content["config"], request.checkpoint)
+    sections = {"evaluation": given.evaluation, "data": given.data, "validation": given.validation}
+    return config.model_copy(update=sections)
+
+
+def _lists(request: Request, config: Config, content: dict[str, Any]) -> tuple[TrialList, ...]:
+    """The lists of the command line, or else of the section evaluation, or else those of the run."""
+    if request.lists:
+        found = [read_trials(Path(path), Path(root)) for path, root in request.lists]
+    elif config.evaluation.lists:
+        found = [
+            read_trials(entry.trials, entry.root, entry.name, enrolment_map=entry.enrolment_map)
+            for entry in config.evaluation.lists
+        ]
+    else:
+        return configured_lists(config, content["lists"])
+    names = [trials.name for trials in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError("--trials", [f"two lists are called {twice[0]}; give the files different names"])
+    for trials in found:
+        check_audio_exists(trials)
+    return tuple(found)
 
 
 def _prefixes(asked: Sequence[int] | None, trained: tuple[int, ...]) -> list[int]:
@@ -70,3 +200,66 @@ def _prefixes(asked: Sequence[int] | None, trained: tuple[int, ...]) -> list[int
     if wrong := [dim for dim in asked if not 1 <= dim <= trained[-1]]:
         raise ConfigError("--dims", [f"{wrong[0]} is not a prefix: the embedding has {trained[-1]} numbers"])
     return sorted(set(asked))
+
+
+def _search(session: Session, embeddings: Vectors, dims: Sequence[int]) -> tuple[SearchPoint, ...]:
+    """Among vectors made around the recordings of the first list."""
+    numbers = session.config.evaluation
+    if len(dims) < 2:
+        raise ConfigError("--with search", ["it needs two prefixes, a short one and the full size"])
+    trials = session.lists[0]
+    speakers = speaker_numbers(trials)
+    with (
+        session.timed("search"),
+        session.console.progress("shortlist search", search_work(numbers.search_enrolled)) as bar,
+    ):
+        return shortlist_search(
+            session.of_list(embeddings, 0)[:, : dims[-1]],
+            speakers,
+            dims[0],
+            enrolled=numbers.search_enrolled,
+            shortlist=numbers.search_shortlist,
+            seed=session.config.seed,
+            advance=bar.advance,
+        )
+
+
+def _write(
+    request: Request,
+    config: Config,
+    session: Session,
+    report: Report,
+    findings: Sequence[ListFindings],
+    embeddings: Vectors,
+    dims: Sequence[int],
+) -> None:
+    folder = Path(request.output) if request.output else config.logging.directory / "evaluation"
+    curves = [curve for found in findings for curve in found.curves]
+    scores = None
+    if request.with_scores:
+        scores = [
+            ListScores(
+                trials, dims, ListAnalysis(trials, session.of_list(embeddings, number), dims, config).scores()
+            )
+            for number, trials in enumerate(session.lists)
+        ]
+    for path in write_report(report, curves, folder, scores):
+        session.console.say(f"written: {path}")
+
+
+def _save_decisions(
+    request: Request,
+    config: Config,
+    encoder: SpeakerEncoder,
+    report: Report,
+    cohort: Vectors | None,
+    console: Console,
+) -> None:
+    """Thresholds and calibration of the first list, beside the checkpoint."""
+    checkpoint = Path(request.checkpoint)
+    reference = None
+    if cohort is not None:
+        reference = write_cohort(cohort, checkpoint, config.evaluation.as_norm_top)
+    bundle = bundle_of(report.lists[0], fingerprint_of(encoder), config.evaluation, reference)
+    path = write_bundle(bundle, checkpoint)
+    console.say(f"written: {path}, the decisions of {report.lists[0].name}, which load_encoder finds")

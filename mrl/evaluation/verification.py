@@ -62,7 +62,7 @@ def score_list(embeddings: NDArray[np.float32], trials: TrialList, dims: Sequenc
     """Results of ``trials`` from ``embeddings`` [U, D] of its utterances, at each prefix in ``dims`` (ascending)."""
     started = time.perf_counter()
     prefixes = []
-    all_scores = scores_by_prefix(embeddings, trials.enrolment, trials.test, dims)
+    all_scores = scores_by_prefix(*trials.vectors(embeddings), dims)
     for dim, scores in zip(dims, all_scores, strict=True):
         rate, threshold = equal_error_rate(scores, trials.labels)
         points = operating_points(scores, trials.labels)

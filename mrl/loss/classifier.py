@@ -6,12 +6,17 @@ Shapes: B batch, D widest prefix, S speakers, N blocks of classes, K sub-centres
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mrl.loss.chunked import compute_in_chunks
 from mrl.loss.cosines import prefix_cosines
-from mrl.loss.terms import SlicedLoss, Targets
+from mrl.loss.fused import LARGEST_SCALE, PrefixSoftmax, fused_softmax
+from mrl.loss.precomputed import precomputed_terms
+from mrl.loss.softmax import MarginSoftmax
+from mrl.loss.terms import LossTerms, PrefixSettings, SlicedLoss, Targets
 
 Objective = Callable[[Tensor, Tensor, float, float], Tensor]
 """(cosines [B, C], classes [B], margin, scale) -> losses [B]; a module where it has numbers of its own."""
@@ -79,13 +84,32 @@ class SlicedClassifier(SlicedLoss):
             repeated = repeated + 0.1 * repeated.norm(dim=1, keepdim=True) * noise
         self.class_vectors.copy_(repeated)
 
-    def losses(self, embeddings: Tensor, targets: Targets, margins: Sequence[float]) -> list[Tensor]:
-        cosines = self._cosines(embeddings, self._vectors_in_use())
-        per_prefix = zip(cosines, self._objectives, margins, self._scales, strict=True)
-        return [
-            _mixed(objective, prefix, targets, margin, scale)
-            for prefix, objective, margin, scale in per_prefix
-        ]
+    def terms(self, embeddings: Tensor, targets: Targets, settings: PrefixSettings) -> LossTerms:
+        vectors = self._vectors_in_use()
+        inputs = embeddings.to(vectors.dtype), vectors
+        softmax = self._as_softmax(settings)
+        if softmax is not None and self.subcenters == 1 and targets.partners is None:
+            return precomputed_terms(
+                partial(fused_softmax, softmax, targets.speakers), settings.weights, inputs
+            )
+
+        def item_losses(embeddings: Tensor, vectors: Tensor, rows: slice) -> list[Tensor]:
+            of_items = targets.part(rows)
+            per_prefix = zip(
+                self._cosines(embeddings, vectors),
+                self._objectives,
+                settings.margins,
+                self._scales,
+                strict=True,
+            )
+            return [
+                _mixed(objective, cosines, of_items, margin, scale)
+                for cosines, objective, margin, scale in per_prefix
+            ]
+
+        parameters = list(self.objectives.parameters())
+        compute = partial(compute_in_chunks, item_losses, settings.weights, parameters)
+        return precomputed_terms(compute, settings.weights, [*inputs, *parameters])
 
     @torch.no_grad()
     def score(self, embeddings: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +119,8 @@ class SlicedClassifier(SlicedLoss):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             losses, hits = [], []
-            cosines_of = self._cosines(embeddings, self.class_vectors.chunk(self.num_blocks)[0])
+            vectors = self.class_vectors.chunk(self.num_blocks)[0]
+            cosines_of = self._cosines(embeddings.to(vectors.dtype), vectors)
             per_prefix = zip(cosines_of, self._objectives, self._scales, strict=True)
             for cosines, objective, scale in per_prefix:
                 losses.append(objective(cosines, speakers, 0.0, scale))
@@ -104,11 +129,25 @@ class SlicedClassifier(SlicedLoss):
 
     def _cosines(self, embeddings: Tensor, vectors: Tensor) -> list[Tensor]:
         """Cosines [B, C] with the classes of ``vectors`` [C * K, D], at each prefix."""
-        cosines = prefix_cosines(embeddings.to(vectors.dtype), vectors, self.dims)
+        cosines = prefix_cosines(embeddings, vectors, self.dims)
         if self.subcenters == 1:
             return list(cosines)
         # max, not amax, whose gradient takes twice as long.
         return [prefix.unflatten(1, (-1, self.subcenters)).max(2).values for prefix in cosines]
+
+    def _as_softmax(self, settings: PrefixSettings) -> list[PrefixSoftmax] | None:
+        """The prefixes as :func:`fused_softmax` takes them; None where one asks for what it does not compute."""
+        prefixes = []
+        per_prefix = zip(
+            self.dims, self._objectives, settings.margins, self._scales, settings.weights, strict=True
+        )
+        for dim, objective, margin, scale, weight in per_prefix:
+            if not isinstance(objective, MarginSoftmax) or not objective.leaves_wrong_classes:
+                return None
+            if scale > LARGEST_SCALE:
+                return None
+            prefixes.append(PrefixSoftmax(dim, objective, margin, scale, weight))
+        return prefixes
 
     def _vectors_in_use(self) -> Tensor:
         if self._blocks == tuple(range(self.num_blocks)):
@@ -120,10 +159,10 @@ class SlicedClassifier(SlicedLoss):
 
 
 def _mixed(objective: Objective, cosines: Tensor, targets: Targets, margin: float, scale: float) -> Tensor:
-    """The mean loss; of a mixed item the mean of its two losses, by their shares (mixup, arXiv 1710.09412)."""
+    """Losses [B]; of a mixed item the mean of its two losses, by their shares (mixup, arXiv 1710.09412)."""
     losses = objective(cosines, targets.speakers, margin, scale)
     if targets.partners is not None:
         assert targets.shares is not None
         partner = objective(cosines, targets.partners, margin, scale)
         losses = targets.shares * losses + (1.0 - targets.shares) * partner
-    return losses.mean()
+    return losses

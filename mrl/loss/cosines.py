@@ -1,11 +1,12 @@
 """Cosines at every prefix for the price of one.
 
-Shapes: B batch, D widest prefix, C class vectors.
+Shapes: B batch, D widest prefix, C class vectors, K prefixes, N rows of either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -23,14 +24,29 @@ def prefix_cosines(embeddings: Tensor, class_vectors: Tensor, dims: Sequence[int
     dots = embeddings.new_zeros(())
     squares_e = embeddings.new_zeros(())
     squares_w = embeddings.new_zeros(())
-    start = 0
-    for dim in dims:
-        block_e, block_w = embeddings[:, start:dim], class_vectors[:, start:dim]
+    for block_e, block_w in zip(
+        prefix_blocks(embeddings, dims), prefix_blocks(class_vectors, dims), strict=True
+    ):
         dots = dots + block_e @ block_w.T
         squares_e = squares_e + block_e.square().sum(1)
         squares_w = squares_w + block_w.square().sum(1)
         yield dots * _one_over_length(squares_e)[:, None] * _one_over_length(squares_w)[None, :]
-        start = dim
+
+
+def prefix_blocks(rows: Tensor, dims: Sequence[int]) -> tuple[Tensor, ...]:
+    """``rows`` [N, D] cut where a prefix ends: what each prefix adds to the one before."""
+    return rows.split([end - start for start, end in pairwise((0, *dims))], dim=1)
+
+
+def prefix_lengths(rows: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Of ``rows`` x [N, D] at each prefix: l, one over the length [K, N], and s [K, N] with ``dl / dx = -l s x``.
+
+    s is the square of l; or 0, where the length is so small that l does not follow it.
+    """
+    blocks = (torch.linalg.vector_norm(block, dim=1).square() for block in prefix_blocks(rows, dims))
+    squares = torch.stack(list(accumulate(blocks)))
+    inverse = _one_over_length(squares)
+    return inverse, inverse.square().masked_fill(squares < _SMALLEST_SQUARE, 0.0)
 
 
 def paired_cosines(first: Tensor, second: Tensor) -> Tensor:

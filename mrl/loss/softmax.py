@@ -37,23 +37,29 @@ class MarginSoftmax(nn.Module):
     ) -> None:
         super().__init__()
         assert kind == "aam" or not easy_margin
-        self._apply_margin = easy_angular_margin if easy_margin else _MARGINS[kind]
+        self.with_margin = easy_angular_margin if easy_margin else _MARGINS[kind]
+        """(target cosines, margin) -> what takes their place, number by number."""
+        self.label_smoothing = label_smoothing
         self._lift = _LIFTS[kind]
-        self._label_smoothing = label_smoothing
         self._top_k = inter_top_k
         self._penalty = inter_top_k_penalty
+
+    @property
+    def leaves_wrong_classes(self) -> bool:
+        """Whether the cosines of wrong classes stay as they are: the margin then needs the target's alone."""
+        return not self._top_k
 
     def forward(self, cosines: Tensor, speakers: Tensor, margin: float, scale: float) -> Tensor:
         """Losses [B] of ``cosines`` [B, C] whose targets are ``speakers`` [B] int64."""
         target = speakers[:, None]
-        with_margin = cosines.scatter(1, target, self._apply_margin(cosines.gather(1, target), margin))
+        with_margin = cosines.scatter(1, target, self.with_margin(cosines.gather(1, target), margin))
         if self._top_k and margin:
             nearest = _nearest_wrong(cosines, target, self._top_k)
             with_margin = with_margin.scatter(
                 1, nearest, self._lift(cosines.gather(1, nearest), self._penalty)
             )
         return nn.functional.cross_entropy(
-            scale * with_margin, speakers, label_smoothing=self._label_smoothing, reduction="none"
+            scale * with_margin, speakers, label_smoothing=self.label_smoothing, reduction="none"
         )
 
 

@@ -19,6 +19,15 @@ class Targets(NamedTuple):
     partners: Tensor | None = None  # int64 [B], classes of what was mixed in
     shares: Tensor | None = None  # [B], in [0, 1]
 
+    def part(self, rows: slice) -> Targets:
+        """The targets of some items."""
+        partners, shares = self.partners, self.shares
+        return Targets(
+            self.speakers[rows],
+            None if partners is None else partners[rows],
+            None if shares is None else shares[rows],
+        )
+
     def split(self, sizes: Sequence[int]) -> list[Targets]:
         """The targets of each part of the batch, cut into parts of these ``sizes``."""
         columns = [[None] * len(sizes) if field is None else field.split(list(sizes)) for field in self]
@@ -42,7 +51,8 @@ class LossTerms(NamedTuple):
 class SlicedLoss(nn.Module):
     """A loss at every prefix of an embedding, computed in float32 whatever the autocast.
 
-    Subclasses give :meth:`losses`. ``dims`` are the prefixes, ascending.
+    Subclasses give :meth:`losses`, or :meth:`terms` where the sum comes with gradients of its own. ``dims`` are the
+    prefixes, ascending.
     """
 
     def __init__(self, dims: Sequence[int]) -> None:
@@ -57,12 +67,14 @@ class SlicedLoss(nn.Module):
         """The mean loss over ``embeddings`` [B, D] at each prefix, K scalars."""
         raise NotImplementedError
 
+    def terms(self, embeddings: Tensor, targets: Targets, settings: PrefixSettings) -> LossTerms:
+        """Loss of ``embeddings`` [B, D], outside autocast."""
+        losses = self.losses(embeddings, targets, settings.margins)
+        weighted = (weight * loss for weight, loss in zip(settings.weights, losses, strict=True) if weight)
+        total = sum(weighted, start=embeddings.new_zeros((), dtype=losses[0].dtype))
+        return LossTerms(total, torch.stack([loss.detach() for loss in losses]))
+
     def forward(self, embeddings: Tensor, targets: Targets, settings: PrefixSettings) -> LossTerms:
         """Loss of ``embeddings`` [B, D]."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            losses = self.losses(embeddings, targets, settings.margins)
-            weighted = (
-                weight * loss for weight, loss in zip(settings.weights, losses, strict=True) if weight
-            )
-            total = sum(weighted, start=embeddings.new_zeros((), dtype=losses[0].dtype))
-        return LossTerms(total, torch.stack([loss.detach() for loss in losses]))
+            return self.terms(embeddings, targets, settings)

@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.models.layout import To1d
+from mrl.models.memory_order import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv1d,
+    Conv2d,
+    frames_outermost,
+    gain_and_shift,
+    join_channels,
+)
 
 KernelSize = tuple[int, ...]
 
@@ -37,13 +46,17 @@ class ChannelLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = functional.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, eps=1e-6)
-        return normed.movedim(-1, 1)
+        if frames_outermost(x):  # frames trade places with channels: a view
+            return self._norm(x.transpose(1, -1)).transpose(1, -1)
+        return self._norm(x.movedim(1, -1)).movedim(-1, 1)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-6)
 
 
 def stem(channels: int) -> nn.Sequential:
     """Log-mel as an image [B, 1, F, T] -> the first output [B, F C, T]."""
-    return nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), ChannelLayerNorm(channels), To1d())
+    return nn.Sequential(Conv2d(1, channels, 3, padding=1), ChannelLayerNorm(channels), To1d())
 
 
 class ConvNeXtLike(nn.Module):
@@ -60,8 +73,8 @@ class ConvNeXtLike(nn.Module):
     def __init__(self, channels: int, kernel_sizes: Sequence[KernelSize], group_divisor: int | None) -> None:
         super().__init__()
         dims = len(kernel_sizes[0])
-        conv: type[nn.Conv1d] | type[nn.Conv2d] = nn.Conv1d if dims == 1 else nn.Conv2d
-        norm: type[nn.BatchNorm1d] | type[nn.BatchNorm2d] = nn.BatchNorm1d if dims == 1 else nn.BatchNorm2d
+        conv: type[Conv1d] | type[Conv2d] = Conv1d if dims == 1 else Conv2d
+        norm: type[BatchNorm1d] | type[BatchNorm2d] = BatchNorm1d if dims == 1 else BatchNorm2d
         groups = group_count(channels, group_divisor)
         width = channels * len(kernel_sizes)
         self.dwconvs = nn.ModuleList(
@@ -72,8 +85,26 @@ class ConvNeXtLike(nn.Module):
         self.pwconv1 = conv(width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = torch.cat([conv(x) for conv in self.dwconvs], dim=1)
-        return x + self.pwconv1(functional.gelu(self.norm(hidden)))
+        return x + self.pwconv1(functional.gelu(self._convolve_and_norm(x)))
+
+    def _convolve_and_norm(self, x: Tensor) -> Tensor:
+        convs = [conv for conv in self.dwconvs if isinstance(conv, Conv1d | Conv2d)]
+        if not self._norm_folds(x) or len(convs) < len(self.dwconvs):
+            return self.norm(join_channels([conv(x) for conv in self.dwconvs]))
+        # A norm with frozen statistics is a gain and a shift per channel. In the weights of the convolution they
+        # cost nothing, and the map before the norm need not be made, nor kept for the gradient.
+        hidden = []
+        gains, shifts = (numbers.chunk(len(convs)) for numbers in gain_and_shift(self.norm))
+        for conv, gain, shift in zip(convs, gains, shifts, strict=True):
+            assert conv.bias is not None
+            weight = conv.weight * gain.reshape(-1, *[1] * (x.ndim - 1))
+            hidden.append(conv.convolve(x, weight, conv.bias * gain + shift))
+        return join_channels(hidden)
+
+    def _norm_folds(self, x: Tensor) -> bool:
+        """Whether the norm may go into the convolutions; not where a hook is to see the map between."""
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in (*self.dwconvs, self.norm))
+        return frames_outermost(x) and not self.norm.training and not hooked
 
 
 class FrequencyGate(nn.Module):
@@ -98,15 +129,15 @@ class BasicResNet(nn.Module):
         groups = group_count(channels, group_divisor)
 
         def grouped() -> nn.Module:
-            return nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=groups)
+            return Conv2d(channels, channels, 3, padding=1, bias=False, groups=groups)
 
         def mixing() -> nn.Module:  # a dense convolution has mixed the channels already
-            return nn.Identity() if group_divisor is None else nn.Conv2d(channels, channels, 1)
+            return nn.Identity() if group_divisor is None else Conv2d(channels, channels, 1)
 
         self.conv1, self.conv1pw = grouped(), mixing()
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm2d(channels)
         self.conv2, self.conv2pw = grouped(), mixing()
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm2d(channels)
         self.se = FrequencyGate(frequencies, min(64, max(channels, 32))) if gated else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,3 +45,8 @@ def require_checkpoint(content: Any, source: str) -> dict[str, Any]:
         raise CheckpointError(f"{source}: damaged, it lacks {', '.join(missing)}")
     checked: dict[str, Any] = content
     return checked
+
+
+def stage_file(name: str) -> str:
+    """The file, in a run's checkpoint folder, of the encoder that the stage ``name`` ended with."""
+    return f"stage_{name}.pt"

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from mrl.audio import SAMPLE_RATE, read
 from mrl.errors import CheckpointError
+from mrl.models.decision_bundle import MAKE_ONE, DecisionBundle, Verification, read_bundle
 from mrl.models.encoder_input import mel_batches, naming, waveform_batch
+from mrl.models.fingerprint import fingerprint_of
 from mrl.models.head import MatryoshkaHead
 from mrl.models.pretrained import build_released
 from mrl.models.released import ReleasedModel
@@ -45,14 +47,18 @@ class SpeakerEncoder(nn.Module):
         dims: the prefixes that it was trained for, ascending; the last is D. A released model has D alone.
         sample_rate: of the waveforms that it takes, Hz; files of other rates are resampled.
         model_config: the backbone's options in the released format.
+        decisions_file: where the decision bundle lies, if there is one; None for an encoder that is from no file.
 
     Example:
         >>> encoder = mrl.load_encoder("checkpoints/best.pt")
         >>> small = encoder.embed_file("speech.wav", dim=64)  # [64], unit length
+        >>> score, same_speaker = encoder.verify("a.wav", "b.wav", dim=64, false_accept_rate=0.01)
     """
 
     sample_rate: int = SAMPLE_RATE
     dims: tuple[int, ...]
+    decisions_file: Path | None = None
+    _decisions: DecisionBundle | None = None
 
     def __init__(self, released: ReleasedModel, head: MatryoshkaHead, dims: Sequence[int]) -> None:
         super().__init__()
@@ -124,6 +130,56 @@ class SpeakerEncoder(nn.Module):
                 pooled = self.backbone.pool_features(self.backbone.frame_features(mel))
                 embeddings[places] = self._unit(pooled, dim)
         return embeddings
+
+    def verify(
+        self,
+        a: Tensor | NDArray[Any] | str | Path,
+        b: Tensor | NDArray[Any] | str | Path,
+        dim: int | None = None,
+        false_accept_rate: float = 0.01,
+    ) -> Verification:
+        """Whether two recordings are of one speaker: their cosine, and the decision by the bundle's threshold.
+
+        Args:
+            a: a waveform [T] in [-1, 1] at 16 kHz, or the path of an audio file.
+            b: the other one, likewise; the order of the two plays no part.
+            dim: the prefix, one that the bundle holds.
+            false_accept_rate: share of pairs of different speakers that is accepted, as measured on the bundle's
+                list; one that the bundle holds.
+
+        Raises:
+            CheckpointError: there is no decision bundle, it is damaged or of other weights, or it lacks the prefix
+                or the rate; it then names those that it has.
+            AudioError, TypeError, ValueError: as `embed_file` and `embed` do.
+        """
+        dim = self._prefix(dim)
+        decisions = self.decisions
+        if decisions is None:
+            where = f" ({self.decisions_file})" if self.decisions_file else ""
+            raise CheckpointError(
+                f"verify needs thresholds, and there is no decision bundle{where}; make one: {MAKE_ONE}"
+            )
+        rule = decisions.rule(dim, false_accept_rate)
+        first, second = (self._embed_recording(recording, dim).double().cpu() for recording in (a, b))
+        cosine = first @ second / (first.square().sum() * second.square().sum()).sqrt()
+        return rule(cosine.item())
+
+    @property
+    def decisions(self) -> DecisionBundle | None:
+        """The decision bundle, or None where there is none; read, and compared with the weights, at its first use.
+
+        Raises CheckpointError for one that is damaged or that was made for other weights.
+        """
+        if self._decisions is None and self.decisions_file is not None and self.decisions_file.exists():
+            self._decisions = read_bundle(self.decisions_file, fingerprint_of(self))
+        return self._decisions
+
+    def _embed_recording(self, recording: Tensor | NDArray[Any] | str | Path, dim: int) -> Tensor:
+        if isinstance(recording, str | Path):
+            return self.embed_file(recording, dim)
+        if getattr(recording, "ndim", 1) != 1:
+            raise ValueError(f"verify takes a waveform [T], not of shape {list(recording.shape)}")
+        return self.embed(recording, dim)
 
     @property
     def _device(self) -> torch.device:

@@ -48,9 +48,11 @@ class StageSum(nn.Module):
         self.w = nn.Parameter(torch.zeros(1, count, channels, 1), requires_grad=count > 1)
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        if len(outputs) == 1:
+            return outputs[0]
         weights = torch.softmax(self.w, dim=1).unbind(dim=1)
         total = weights[0] * outputs[0]
-        # Accumulated one by one: stacking the outputs would copy all of them at every stage.
+        # Accumulated in place: stacking the outputs would copy all of them at every stage.
         for weight, output in zip(weights[1:], outputs[1:], strict=True):
-            total = torch.addcmul(total, weight, output)
+            total.addcmul_(weight, output)
         return total

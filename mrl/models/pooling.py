@@ -11,7 +11,8 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from mrl.models.memory_order import Conv1d, pointwise, softmax_over_time
 
 VARIANCE_FLOOR = 1e-7
 
@@ -83,20 +84,18 @@ class ASTP(Pooling):
         super().__init__(2 * in_dim)
         self.in_dim = in_dim
         self.global_context = global_context
-        self.linear1 = nn.Conv1d(3 * in_dim if global_context else in_dim, bottleneck_dim, 1)
-        self.linear2 = nn.Conv1d(bottleneck_dim, in_dim, 1)
+        self.linear1 = Conv1d(3 * in_dim if global_context else in_dim, bottleneck_dim, 1)
+        self.linear2 = Conv1d(bottleneck_dim, in_dim, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         if self.global_context:
             # The context is constant in time: its share of the first layer is computed once, not per frame.
             frame_weight, context_weight = self.linear1.weight.tensor_split([self.in_dim], dim=1)
-            context = functional.conv1d(
-                torch.cat(mean_and_std(frames), dim=1), context_weight, self.linear1.bias
-            )
-            hidden = functional.conv1d(frames, frame_weight) + context
+            context = pointwise(torch.cat(mean_and_std(frames), dim=1), context_weight, self.linear1.bias)
+            hidden = pointwise(frames, frame_weight) + context
         else:
             hidden = self.linear1(frames)
-        weights = torch.softmax(self.linear2(torch.tanh(hidden)).float(), dim=-1)
+        weights = softmax_over_time(self.linear2(torch.tanh(hidden)).float())
         return weighted_statistics(frames, weights)
 
 
@@ -118,9 +117,9 @@ class MHASTP(Pooling):
         self.heads_att_trans = nn.ModuleList(
             nn.Sequential(
                 OrderedDict(
-                    att_0=nn.Conv1d(head_dim, bottleneck_dim, 1),
+                    att_0=Conv1d(head_dim, bottleneck_dim, 1),
                     tanh0=nn.Tanh(),
-                    att_1=nn.Conv1d(bottleneck_dim, scores, 1),
+                    att_1=Conv1d(bottleneck_dim, scores, 1),
                 )
             )
             for _ in range(heads)
@@ -130,7 +129,7 @@ class MHASTP(Pooling):
         chunks = frames.chunk(len(self.heads_att_trans), dim=1)
         return torch.cat(
             [
-                weighted_statistics(chunk, torch.softmax(score(chunk).float(), dim=-1))
+                weighted_statistics(chunk, softmax_over_time(score(chunk).float()))
                 for score, chunk in zip(self.heads_att_trans, chunks, strict=True)
             ],
             dim=1,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mrl.models.blocks import Block2d, group_count, stem
 from mrl.models.layout import StageSum, To1d, To2d
+from mrl.models.memory_order import BatchNorm1d, BatchNorm2d, Conv1d, Conv2d
 from mrl.models.options import Block1dKind, Block2dKind, ReleasedOptions, StageOptions, parse_stage
 from mrl.models.released import Backbone, ReleasedModel
 from mrl.models.temporal import TimeContextBlock
@@ -64,7 +65,7 @@ class ReDimNetBackbone(Backbone):
         self.out_dim = width
         if options.out_channels is not None:
             self.out_dim = options.out_channels
-            self.mfa = nn.Sequential(nn.Conv1d(width, self.out_dim, 1), nn.BatchNorm1d(self.out_dim))
+            self.mfa = nn.Sequential(Conv1d(width, self.out_dim, 1), BatchNorm1d(self.out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = [self.stem(x)]
@@ -82,7 +83,7 @@ def build_stage(options: ReDimNetOptions, index: int, channels: int, rows: int) 
     layers: list[nn.Module] = [
         StageSum(index + 1, width if index else 1),
         To2d(channels, rows),
-        nn.Conv2d(channels, expanded, (stride, 1), stride=(stride, 1)),
+        Conv2d(channels, expanded, (stride, 1), stride=(stride, 1)),
     ]
     for _ in range(stage.blocks):
         layers.append(Block2d(options.block_2d_type, expanded, rows // stride, options.group_divisor))
@@ -97,10 +98,10 @@ def build_stage(options: ReDimNetOptions, index: int, channels: int, rows: int) 
 def squeeze(expanded: int, channels: int, group_divisor: int | None) -> nn.Sequential:
     """From the expanded width of the 2-D blocks back to the channels that keep C F constant."""
     return nn.Sequential(
-        nn.Conv2d(expanded, channels, 3, padding=1, groups=group_count(channels, group_divisor)),
-        nn.BatchNorm2d(channels, eps=1e-6),
+        Conv2d(expanded, channels, 3, padding=1, groups=group_count(channels, group_divisor)),
+        BatchNorm2d(channels, eps=1e-6),
         nn.GELU(),
-        nn.Conv2d(channels, channels, 1),
+        Conv2d(channels, channels, 1),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mrl.models.blocks import Block2d, stem
 from mrl.models.layout import StageSum, To1d, To2d
+from mrl.models.memory_order import BatchNorm2d, Conv1d, Conv2d, GroupNorm, repeat_frames
 from mrl.models.options import (
     Block1dKind,
     Block2dKind,
@@ -82,7 +83,7 @@ class RepeatFrames(nn.Module):
         self.times = times
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(-1).expand(*x.shape, self.times).flatten(-2)
+        return repeat_frames(x, self.times)
 
 
 class ReDimNet2Backbone(Backbone):
@@ -111,10 +112,10 @@ class ReDimNet2Backbone(Backbone):
         self.head: nn.Module = nn.Identity()
         self.out_dim = width
         if options.out_channels is not None and options.return_2d_output:
-            self.head = nn.Conv2d(channels, options.out_channels, 1)
+            self.head = Conv2d(channels, options.out_channels, 1)
             self.out_dim = options.out_channels * rows
         elif options.out_channels is not None:
-            self.head = nn.Conv1d(width, options.out_channels, 1)
+            self.head = Conv1d(width, options.out_channels, 1)
             self.out_dim = options.out_channels
 
     def _add_stage(
@@ -159,7 +160,7 @@ def map_layers(
     layers: list[nn.Module] = [
         StageSum(count, options.channels * options.bands),
         To2d(channels, rows),
-        nn.Conv2d(channels, expanded, (stride, rate), stride=(stride, rate), groups=groups),
+        Conv2d(channels, expanded, (stride, rate), stride=(stride, rate), groups=groups),
     ]
     for _ in range(stage.blocks):
         block = Block2d(
@@ -168,7 +169,7 @@ def map_layers(
         layers.append(block)
     if stage.expansion != 1:
         squeezed = stride * channels
-        layers.append(nn.Sequential(nn.Conv2d(expanded, squeezed, 1), nn.BatchNorm2d(squeezed, eps=1e-6)))
+        layers.append(nn.Sequential(Conv2d(expanded, squeezed, 1), BatchNorm2d(squeezed, eps=1e-6)))
     return [*layers, To1d()]
 
 
@@ -176,7 +177,7 @@ def output_norm(options: ReDimNet2Options) -> nn.Module:
     """GroupNorm over runs of the frequency-major sequence: of C groups, each is F entries, not a channel."""
     if not options.norm_groups:
         return nn.Identity()
-    return nn.GroupNorm(options.norm_groups, options.channels * options.bands)
+    return GroupNorm(options.norm_groups, options.channels * options.bands)
 
 
 class ReDimNet2(ReleasedModel):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.models.blocks import ChannelLayerNorm, ConvNeXtLike
+from mrl.models.memory_order import Conv1d
 
 HEADS = 4
 POSITION_KERNEL = 59
@@ -16,9 +17,7 @@ class PositionalConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(
-            channels, channels, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=channels
-        )
+        self.conv = Conv1d(channels, channels, POSITION_KERNEL, padding=POSITION_KERNEL // 2, groups=channels)
         self.norm = ChannelLayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,10 +79,10 @@ def time_context(kind: str, channels: int) -> nn.Sequential:
     match kind:
         case "fc":
             return nn.Sequential(
-                nn.Conv1d(channels, 2 * channels, 1),
+                Conv1d(channels, 2 * channels, 1),
                 ChannelLayerNorm(2 * channels),
                 nn.GELU(),
-                nn.Conv1d(2 * channels, channels, 1),
+                Conv1d(2 * channels, channels, 1),
             )
         case "conv":
             return nn.Sequential(*(ConvNeXtLike(channels, [(7,), (15,), (31,)], 1) for _ in range(4)))
@@ -102,9 +101,9 @@ class TimeContextBlock(nn.Module):
         super().__init__()
         if hidden < 1:
             raise ValueError(f"a 1-D block over {channels} channels would be reduced to none")
-        self.red_dim_conv = nn.Sequential(nn.Conv1d(channels, hidden, 1), ChannelLayerNorm(hidden))
+        self.red_dim_conv = nn.Sequential(Conv1d(channels, hidden, 1), ChannelLayerNorm(hidden))
         self.tcm = time_context(kind, hidden)
-        self.exp_dim_conv = nn.Conv1d(hidden, channels, 1)
+        self.exp_dim_conv = Conv1d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.exp_dim_conv(self.tcm(self.red_dim_conv(x)))

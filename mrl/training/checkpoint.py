@@ -53,7 +53,14 @@ class CheckpointFolder:
 
     def set_aside(self, *names: str) -> Path | None:
         """Move those of ``names`` (default: all checkpoints) that exist to a numbered folder; returns it."""
-        patterns = names or ("best.pt", "last.pt", "epoch_*.pt")
+        patterns = names or (
+            "best.pt",
+            "last.pt",
+            "epoch_*.pt",
+            "stage_*.pt",
+            "*.decisions.json",
+            "*.cohort.npz",
+        )
         present = [path for pattern in patterns for path in sorted(self.directory.glob(pattern))]
         if not present:
             return None

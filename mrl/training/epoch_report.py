@@ -31,6 +31,9 @@ def report_epoch(
     tracker.table(
         f"{title}: {_verdict(config, results, history, place)}", RESULT_COLUMNS, result_rows(results)
     )
+    seconds = sum(result.seconds for result in results)
+    embedding = sum(result.embedding_seconds for result in results)
+    tracker.say(f"scored in {seconds:.1f} s, {embedding:.1f} s of it in the network")
     if len(history) > 1:
         for gain in gains(results, history[0], config.validation):
             points = ", ".join(f"{0.0 - change:+.2f} at {dim}" for dim, change in gain.points.items())

@@ -26,10 +26,11 @@ from mrl.data.corpus import Corpus
 from mrl.errors import DataError
 from mrl.loss import class_speeds
 from mrl.models.encoder import SpeakerEncoder
+from mrl.models.fingerprint import fingerprint_of
 from mrl.randomness import numpy_generator
 from mrl.training.criterion import Criterion
 from mrl.training.feature_store import FeatureStore, Layout
-from mrl.training.fingerprint import fingerprint_of, stamp_of_files
+from mrl.training.file_stamp import stamp_of_files
 
 _FORMAT = 1  # of the key; to be raised when the meaning of a row changes
 _KEY_CHARACTERS = 16

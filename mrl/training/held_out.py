@@ -20,8 +20,8 @@ from mrl.data.loading import CropDataset, make_loader
 from mrl.data.sampling import balanced_sample
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder, evaluating
+from mrl.models.fingerprint import fingerprint_of
 from mrl.models.released import Trunk
-from mrl.training.fingerprint import fingerprint_of
 
 _BATCH = 32
 _CROP_SECONDS = 3.0

@@ -12,6 +12,7 @@ from mrl.loss import Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
 from mrl.training.epoch_report import trained_parts
+from mrl.training.feature_cache import cache_layout, describe_need
 from mrl.training.live_weights import LiveWeights
 from mrl.training.schedules import StagePlan, plan_stages
 from mrl.training.stages import part_modules
@@ -31,7 +32,7 @@ def describe_plan(
     tracker: Tracker,
 ) -> None:
     """Print the stages of ``config`` over the training ``corpus``."""
-    rows = []
+    rows, needs = [], []
     for plan in plan_stages(config, corpus):
         stage = plan.stage
         weights = LiveWeights(config, stage, encoder, criterion)
@@ -50,12 +51,18 @@ def describe_plan(
                 f"{batch_memory(encoder, criterion, plan, config.runtime.precision) / 2**20:,.0f} MiB",
             ]
         )
+        if stage.cache_views:
+            needs.append(
+                describe_need(stage, cache_layout(stage, corpus, encoder, criterion), config.data.cache)
+            )
         weights.leave()
     tracker.table("plan", _COLUMNS, rows)
     tracker.say(
         "memory: what the backward pass of one batch (part) keeps, measured on "
         f"{_PROBE} crops and scaled, with weights, gradients and optimizer states"
     )
+    for need in needs:
+        tracker.say(need)
     if not rows:
         tracker.say("no stages: the run would warm-start, score and save best.pt")
     tracker.say("dry run: everything that a run needs is there; nothing was trained")

@@ -13,7 +13,7 @@ from mrl.config import Config
 from mrl.config_file import config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
-from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint
+from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint, stage_file
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.checkpoint import CheckpointFolder, link_file
 from mrl.training.live_weights import copied
@@ -87,6 +87,18 @@ class RunCheckpoints:
         except (CheckpointError, OSError, RuntimeError) as error:
             self._best_is_written = self._best_is_written and not is_best
             self._tracker.say(str(error))
+
+    def keep_stage(self, name: str, best: Best) -> None:
+        """Write the encoder that a stage ended with, or the warm start, for evaluate.py to compare; no run resumes
+        from it. If that fails it is said, and training goes on."""
+        if not self._is_writer:
+            return
+        content = {**self._description, "encoder": best.weights["encoder"], "epoch": best.epoch}
+        path = self._folder.directory / stage_file(name)
+        try:
+            write_atomically(path, lambda temporary: torch.save(content, temporary))
+        except (OSError, RuntimeError) as error:
+            self._tracker.say(f"{path}: could not be written ({error}); evaluate.py will not know this stage")
 
     def require_best_file(self, best: Best) -> None:
         """At the end of a run: CheckpointError where best.pt cannot be written even now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mrl.config import PRETRAINED, Config
+from mrl.config import PRETRAINED, WARM_START, Config
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
 from mrl.evaluation.report import result_metrics
@@ -71,11 +71,19 @@ class Trainer:
         if self.best is None:
             self.checkpoints.set_earlier_run_aside()
             self._score_pretrained()
+        if self.state.stage_epoch == 0:
+            self._keep_stage(self.state.stage)  # again on resuming: the run may have been cut off before
         for plan in self.plans[self.state.stage :]:
             self._run_stage(plan)
         assert self.best is not None
         self.checkpoints.require_best_file(self.best)
         return self.state
+
+    def _keep_stage(self, stages_done: int) -> None:
+        """Keep what evaluate.py compares with: the best weights after so many stages."""
+        assert self.best is not None
+        name = self.plans[stages_done - 1].stage.name if stages_done else WARM_START
+        self.checkpoints.keep_stage(name, self.best)
 
     def _score_pretrained(self) -> None:
         """Epoch 0: what the warm start scores, and what best.pt is held to."""
@@ -121,6 +129,7 @@ class Trainer:
             else:
                 self._end_early(plan, runner)
         runner.weights.leave()
+        self._keep_stage(plan.index + 1)
 
     def _restore(self, runner: StageRunner, stage: str) -> None:
         """Put what a checkpoint holds of a stage that is under way into ``runner``."""

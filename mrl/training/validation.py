@@ -18,10 +18,10 @@ from mrl.evaluation.embedding import Utterances, pool_utterances, project
 from mrl.evaluation.verification import VerificationResult, score_list
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
+from mrl.models.fingerprint import fingerprint_of
 from mrl.models.released import Trunk
 from mrl.processes import Processes
 from mrl.training.criterion import Criterion
-from mrl.training.fingerprint import fingerprint_of
 from mrl.training.held_out import HeldOut
 from mrl.training.tracking import Tracker
 

@@ -1,4 +1,4 @@
-"""The data of a run: what is held out of what, what is refused, what is said; long scans say how far they are."""
+"""The data of a run: what is held out of what, what is refused, what is said."""
 
 from __future__ import annotations
 
@@ -10,21 +10,9 @@ import pytest
 import soundfile
 
 from mrl.config import Config
-from mrl.data.assemble import _ScanReport, assemble, configured_lists
+from mrl.data.assemble import assemble, configured_lists
 from mrl.data.overlap import shared_speakers
 from mrl.errors import DataError
-
-
-def test_a_long_scan_says_how_far_it_is():
-    times = iter([0.0, 1.0, 6.0, 7.0, 12.0])
-    lines: list[str] = []
-    report = _ScanReport(Path("speech"), lines.append, clock=lambda: next(times))
-    for found in (1000, 2000, 10, 9000):
-        report(found)
-    assert lines == [
-        "scanning speech: 3,000 utterances so far, 500/s",
-        "scanning speech: 12,010 utterances so far, 1,001/s",
-    ]
 
 
 def speech(root: Path, *files: str) -> None:

@@ -85,10 +85,19 @@ def test_accepts_what_means_the_same(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"1 a/1.wav", "2 columns instead of the 3 of `label enrolment test`: '1 a/1.wav'"),
+        (
+            b"1 a/1.wav",
+            "2 columns instead of the 3 of `label enrolment test` or `enrolment test label`: '1 a/1.wav'",
+        ),
         (b"1 a/1.wav a/2.wav 0.5", "4 columns"),
         (b"yes a/1.wav a/2.wav", "the label is 'yes' instead of 1, 0, target or nontarget"),
-        (b"a/1.wav a/2.wav target", "the label is 'a/1.wav'"),
+        (
+            b"a/1.wav a/2.wav target",
+            "the label is 'a/1.wav' instead of 1, 0, target or nontarget, in the first column",
+        ),
+        (b"0 a/1.wav a/2.wav", "the same pair is a target trial on line 1"),
+        (b"0 a/2.wav a/1.wav", "the same pair is a target trial on line 1"),
+        (b"0 a/7.wav a/7.wav", "a recording and itself are a target trial, not a nontarget trial"),
         (b"1 /etc/passwd a/2.wav", "'/etc/passwd' is not a path below the list's root"),
         (b"1 a/1.wav a/../../2.wav", "'a/../../2.wav' is not a path below"),
         (b"1 a/1.wav .", "'.' is not a path below"),
@@ -127,6 +136,27 @@ def test_useless_lists_are_errors(tmp_path: Path, content: str, message: str) ->
     path = written(tmp_path, content)
     with pytest.raises(DataError, match=f"{path}: .*{message}"):
         read_trials(path, tmp_path)
+
+
+def test_a_missing_file_is_named_with_its_line_and_what_lies_there_instead(tmp_path: Path) -> None:
+    path = written(tmp_path, "1 a/1.wav a/2.wav\n\n0 a/1.wav b/3.wav\n1 b/3.wav b/4\n0 id1-enroll b/3.wav\n")
+    for name in ("a/1.wav", "a/2.flac", "b/4.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as caught:
+        check_audio_exists(read_trials(path, tmp_path))
+    message = str(caught.value)
+    assert "4 of 5 audio files are missing" in message
+    assert (
+        "a/2.wav (line 1, a/2.flac is there), b/3.wav (line 3), b/4 (line 4, b/4.wav is there), id1-enroll (line 5);"
+    ) in message
+    assert message.endswith("the list must name files with the suffixes that they have")
+    (tmp_path / "a/2.flac").unlink()
+    (tmp_path / "b/4.wav").rename(tmp_path / "b/4")
+    with pytest.raises(
+        DataError, match=r"names that are no files may be models, which need an enrolment map$"
+    ):
+        check_audio_exists(read_trials(path, tmp_path))
 
 
 def test_missing_file_and_folder_are_errors(tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
 from mrl.evaluation.metrics import (
+    detection_costs,
     equal_error_rate,
     equal_error_rate_of_sorted,
     least_cost,
     min_dcf,
     operating_points,
+    points_of,
+    ranked,
 )
 
 
@@ -177,3 +180,56 @@ def test_many_trials_need_no_more_than_whole_numbers_hold():
     assert threshold == points.thresholds[place]
     assert rate == pytest.approx((points.false_accepts[place] + points.misses[place]) / 2, abs=1e-3)
     assert least_cost(points, 0.01) == min_dcf(scores, labels, 0.01)
+
+
+def test_ranked_trials_by_hand():
+    trials = ranked([0.1, 0.5, 0.9, 0.5], [0, 1, 1, 0])
+    targets, nontargets = trials.ascending()
+    assert (targets.tolist(), nontargets.tolist()) == ([0.5, 0.9], [0.1, 0.5])
+    accepted = trials.accepted()
+    assert accepted.thresholds.tolist() == [0.9, 0.5, 0.1]
+    assert (accepted.targets.tolist(), accepted.nontargets.tolist()) == ([1, 2, 2], [0, 1, 2])
+    points = points_of(accepted)
+    assert points.thresholds.tolist() == [np.inf, 0.9, 0.5, 0.1]
+    assert (points.false_accepts.tolist(), points.misses.tolist()) == ([0, 0, 0.5, 1], [1, 0.5, 0, 0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(trials, st.floats(0.001, 0.999), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_min_dcf_of_mirrored_trials_has_the_costs_and_the_prior_swapped(items, p_target, miss, false_accept):
+    scores = np.array([score for score, _ in items], dtype=float)
+    labels = np.array([label for _, label in items])
+    cost = min_dcf(scores, labels, p_target, miss, false_accept)
+    assert 0.0 <= cost <= 1.0 + 1e-12
+    assert min_dcf(-scores, ~labels, 1 - p_target, false_accept, miss) == pytest.approx(cost)
+    assert min_dcf(np.exp(scores / 9), labels, p_target, miss, false_accept) == cost
+
+
+@settings(max_examples=100, deadline=None)
+@given(trials, st.floats(0.001, 0.999), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_costs_equal_the_definition_at_every_threshold(items, p_target, miss, false_accept):
+    scores = np.array([score for score, _ in items], dtype=float)
+    labels = np.array([label for _, label in items])
+    points = operating_points(scores, labels)
+    default = min(miss * p_target, false_accept * (1 - p_target))
+    expected = [
+        (
+            miss * p_target * np.mean(scores[labels] < threshold)
+            + false_accept * (1 - p_target) * np.mean(scores[~labels] >= threshold)
+        )
+        / default
+        for threshold in points.thresholds
+    ]
+    np.testing.assert_allclose(
+        detection_costs(points, p_target, miss, false_accept), expected, rtol=1e-12, atol=1e-15
+    )
+
+
+def test_min_dcf_equals_that_of_scikit_learns_roc():
+    rng = np.random.default_rng(11)
+    for p_target in (0.01, 0.05, 0.7):
+        labels = rng.random(500) < 0.3
+        scores = np.round(rng.normal(labels * 2.0), 2)
+        false_accepts, hits, _ = roc_curve(labels, scores, drop_intermediate=False)
+        costs = p_target * (1 - hits) + (1 - p_target) * false_accepts
+        assert min_dcf(scores, labels, p_target) == pytest.approx(costs.min() / min(p_target, 1 - p_target))

@@ -109,7 +109,10 @@ def test_each_field_has_a_reader(run, workplace: Path, reads):
         **one_stage(augmentation=EVERY_EFFECT, teacher_weight=1.0),
     }
     assert run(**changes) == 0
-    assert evaluate.main(["--checkpoint", "checkpoints/best.pt"]) == 0
+    scored = "evaluation.lists=[{name: demo, trials: logs/trials/demo.txt, root: data/demo/validation}]"
+    small = ("evaluation.search_enrolled=300", "evaluation.bootstrap=20", "evaluation.as_norm_top=3", scored)
+    asked = ["--checkpoint", "checkpoints/best.pt", "--with", "all", *(f"--set={text}" for text in small)]
+    assert evaluate.main(asked) == 0
     for further in FURTHER:
         assert run(**further) == 0
     unread = sorted(f"{section}.{field}" for section, field in all_fields() - reads)

@@ -64,7 +64,8 @@ def test_a_run_leaves_everything_that_it_promises(run, workplace, capsys):
     assert {"training.log", "metrics.jsonl", "config.yaml", "summary.json", "tensorboard", "trials"} <= names
     assert {"loss.png", "eer.png", "eer_by_dimension.png"} <= names
     checkpoints = {path.name for path in (workplace / "checkpoints").iterdir()}
-    assert checkpoints == {"best.pt", "last.pt", *(f"epoch_{n:03d}.pt" for n in (1, 2, 3, 4))}
+    kept = {f"stage_{name}.pt" for name in ("warm_start", "head", "full")}
+    assert checkpoints == {"best.pt", "last.pt", *(f"epoch_{n:03d}.pt" for n in (1, 2, 3, 4)), *kept}
     output = capsys.readouterr().out
     assert "stage head: trains head, classifier, from the weights of epoch 0; 2 epochs of 4 steps" in output
     assert "summary (mean over the trial lists)" in output
@@ -347,43 +348,6 @@ def test_resume_refuses_another_corpus_and_other_files(run, workplace, capsys):
     assert "its class vectors are of 8 speakers" in capsys.readouterr().err
     assert run("--resume", "released.pt") == 2
     assert "belongs in model.pretrained" in capsys.readouterr().err
-
-
-def test_evaluate_agrees_with_the_run(run, workplace, capsys):
-    assert run() == 0
-    summary = json.loads((workplace / "logs/summary.json").read_text())
-    capsys.readouterr()
-    assert evaluate.main(["--checkpoint", "checkpoints/best.pt"]) == 0
-    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("made ")]
-    assert [row[1] for row in table] == ["8", "16", "32"]
-    best = summary["rows"][-1]["eer"]
-    assert [row[2] for row in table] == [f"{100 * best[dim]:.2f}" for dim in ("8", "16", "32")]
-    arguments = ["--trials", "logs/trials/made.txt", "--root", "speech/validation", "--dims", "32", "4", "16"]
-    assert evaluate.main(["--checkpoint", "checkpoints/best.pt", *arguments]) == 0
-    other = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("made ")]
-    assert [row[1] for row in other] == ["4", "16", "32"]
-    assert other[1:] == table[1:]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--checkpoint", "none.pt"], "none.pt: no such file"),
-        (["--checkpoint", "released.pt"], "not a checkpoint of this project"),
-        (["--checkpoint", "checkpoints/best.pt", "--dims", "64"], "64 is not a prefix: the embedding has 32"),
-        (["--checkpoint", "checkpoints/best.pt", "--trials", "no.txt", "--root", "speech"], "no.txt"),
-        (["--checkpoint", "checkpoints/best.pt", "--device", "cuda"], "no CUDA GPU"),
-    ],
-)
-def test_evaluate_says_what_is_wrong(run, capsys, arguments, expected):
-    if expected == "no CUDA GPU" and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert run(stages=[]) == 0
-    capsys.readouterr()
-    assert evaluate.main(arguments) == 2
-    message = capsys.readouterr().err
-    assert expected in message
-    assert "Traceback" not in message
 
 
 def test_an_earlier_run_in_the_same_folders_is_kept(run, workplace, capsys):

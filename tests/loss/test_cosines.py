@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from mrl.loss.cosines import full_precision, paired_cosines, prefix_cosines
+from mrl.loss.cosines import full_precision, paired_cosines, prefix_cosines, prefix_lengths
 
 DIMS = (8, 16, 24)
 
@@ -36,3 +36,16 @@ def test_full_precision_raises_sixteen_bits_and_keeps_sixty_four():
     types = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float64: torch.float64}
     for given, expected in types.items():
         assert full_precision(torch.ones(2, dtype=given)).dtype == expected
+
+
+def test_lengths_of_prefixes_and_their_slopes_equal_those_of_autograd():
+    torch.manual_seed(1)
+    rows = torch.randn(5, 24, dtype=torch.float64)
+    rows[0], rows[1, :16] = 0.0, 1e-9  # too short at all prefixes, at the first two
+    rows.requires_grad_()
+    inverse, slope = prefix_lengths(rows, DIMS)
+    for dim, one_over, over in zip(DIMS, inverse, slope, strict=True):
+        lengths = rows[:, :dim].norm(dim=1).clamp_min(1e-6)
+        torch.testing.assert_close(one_over, 1 / lengths)
+        (gradient,) = torch.autograd.grad(one_over.sum(), rows, retain_graph=True)
+        torch.testing.assert_close(gradient[:, :dim], -(one_over * over)[:, None] * rows[:, :dim])

@@ -67,7 +67,9 @@ def test_strided_convolutions_use_the_product_of_the_time_strides(config):
 
 def test_the_squeeze_is_a_1x1_convolution_and_a_norm(config):
     squeeze = build_released(config).get_submodule("backbone.stage0.4")
-    assert [type(layer) for layer in squeeze] == [nn.Conv2d, nn.BatchNorm2d]
+    assert len(squeeze) == 2
+    assert isinstance(squeeze[0], nn.Conv2d)
+    assert isinstance(squeeze[1], nn.BatchNorm2d)
     assert squeeze[0].kernel_size == (1, 1)
     assert squeeze[1].eps == 1e-6
 

@@ -1,4 +1,4 @@
-"""What a module's numbers, or the files of a folder, are at this moment, in one string."""
+"""Whether files are still those that they were, without reading them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 _STAT_THREADS = 16
 _STATS_AT_ONCE = 4096
-
-
-def fingerprint_of(module: nn.Module) -> str:
-    """SHA-256 over the names and numbers of the state of ``module``."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def stamp_of_files(paths: Sequence[Path]) -> str:

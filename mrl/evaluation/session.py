@@ -1,0 +1,133 @@
+"""One evaluation under way: its lists, its console, and what each backbone makes of the recordings, kept.
+
+The encoder under test, the warm start and a stage that froze the backbone share theirs, so that each distinct
+backbone hears the recordings once. Shapes: U utterances, C cohort utterances, P pooled statistics, D embedding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrl.config import Config
+from mrl.console import Console
+from mrl.data.corpus import Corpus
+from mrl.data.trial_list import TrialList
+from mrl.evaluation.cohort import Cohort, candidates, cohort_corpus, embed_cohort
+from mrl.evaluation.embedding import Utterances, pool_utterances, project
+from mrl.models.encoder import SpeakerEncoder
+from mrl.models.fingerprint import fingerprint_of
+from mrl.models.released import Trunk
+
+Vectors = NDArray[np.float32]
+
+
+class Session:
+    """What the parts of an evaluation share.
+
+    Args:
+        config: of the checkpoint, whose section ``evaluation`` counts.
+        lists: to score.
+        device: to compute on.
+        workers: threads that read audio.
+
+    Attributes:
+        seconds: how long each part took, by its name.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        lists: Sequence[TrialList],
+        device: torch.device,
+        workers: int,
+        console: Console,
+    ) -> None:
+        self.config = config
+        self.lists = tuple(lists)
+        self.device = device
+        self.console = console
+        self.seconds: dict[str, float] = {}
+        self._workers = workers
+        self._utterances = Utterances.of(self.lists)
+        self._pooled: dict[tuple[str, float | None], Tensor] = {}
+        self._cohorts: dict[str, Cohort] = {}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time of the block as that of ``part``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+
+    def embed(self, encoder: SpeakerEncoder, name: str, max_seconds: float | None = None) -> Vectors:
+        """Raw embeddings [U, D] of the recordings of all lists; ``name`` is what the progress calls the encoder.
+
+        ``max_seconds`` cuts them, as far as ``validation.max_utterance_seconds`` does not.
+        """
+        most = self.config.validation.max_utterance_seconds
+        if max_seconds is not None and (most is None or max_seconds < most):
+            most = max_seconds
+        key = (fingerprint_of(encoder.backbone), most)
+        if key not in self._pooled:
+            encoder.to(self.device)
+            title = f"embedding ({name}{'' if max_seconds is None else f', {max_seconds:g} s'})"
+            with (
+                self.timed("network"),
+                self.console.progress(title, len(self._utterances.paths)) as bar,
+            ):
+                self._pooled[key] = pool_utterances(
+                    encoder.backbone,
+                    self._utterances.paths,
+                    max_seconds=most,
+                    workers=self._workers,
+                    advance=bar.advance,
+                ).pooled
+        return project(encoder.to(self.device).head, self._pooled[key])
+
+    def of_list(self, embeddings: Vectors, number: int) -> Vectors:
+        """The rows of ``embeddings`` [U, D] that are the utterances of list ``number``, in its order."""
+        return embeddings[self._utterances.places(number)]
+
+    def embed_cohort(self, encoder: SpeakerEncoder) -> tuple[Vectors, NDArray[np.int64]]:
+        """Raw embeddings [C, D] of utterances of training speakers, and whose they are [C].
+
+        Raises DataError where the training corpus is not there any more, or holds a speaker of a list.
+        """
+        key = fingerprint_of(encoder.backbone)
+        if key not in self._cohorts:
+            self._cohorts[key] = self._pool_cohort(encoder.to(self.device).backbone)
+        cohort = self._cohorts[key]
+        return project(encoder.to(self.device).head, cohort.pooled), cohort.speakers
+
+    def _pool_cohort(self, trunk: Trunk) -> Cohort:
+        numbers = self.config.evaluation
+        asked = numbers.cohort_speakers, numbers.cohort_utterances_per_speaker
+        chosen = candidates(self._corpus, *asked, self.config.seed)
+        total = sum(min(len(utterances), asked[1]) for _, utterances in chosen)
+        with self.timed("network"), self.console.progress("cohort", total) as bar:
+            cohort = embed_cohort(
+                trunk,
+                self._corpus,
+                num_speakers=asked[0],
+                per_speaker=asked[1],
+                seed=self.config.seed,
+                workers=self._workers,
+                advance=bar.advance,
+            )
+        for message in cohort.unreadable:
+            self.console.say(f"cohort, replaced or left out: {message}")
+        return cohort
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        return cohort_corpus(self.config, self.lists, self.console.say)
