@@ -140,7 +140,7 @@ class TrialTable:
         return table
 
     def add(self, trial: Trial, line: int | None = None) -> None:
-        self._labels.append(trial.is_target)
+        self._labels.append(bool(trial.is_target))  # a numpy boolean is no number
         self._enrolment.append(self.enrolments.setdefault(trial.enrolment, len(self.enrolments)))
         self._test.append(self.tests.setdefault(trial.test, len(self.tests)))
         if line is not None:

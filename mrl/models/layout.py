@@ -45,10 +45,11 @@ class StageSum(nn.Module):
     def __init__(self, count: int, channels: int) -> None:
         super().__init__()
         # A softmax of one is one: with a single input the weight can do nothing, so it asks for no gradient.
-        self.w = nn.Parameter(torch.zeros(1, count, channels, 1), requires_grad=count > 1)
+        self.is_inert = count == 1
+        self.w = nn.Parameter(torch.zeros(1, count, channels, 1), requires_grad=not self.is_inert)
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) == 1:
+        if self.is_inert:
             return outputs[0]
         weights = torch.softmax(self.w, dim=1).unbind(dim=1)
         total = weights[0] * outputs[0]

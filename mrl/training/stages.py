@@ -6,6 +6,7 @@ from torch import nn
 
 from mrl.config import StageConfig
 from mrl.models.encoder import SpeakerEncoder
+from mrl.models.layout import StageSum
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 PARTS = ("backbone", "head", "classifier")
@@ -33,6 +34,8 @@ def enter_stage(encoder: SpeakerEncoder, classifier: nn.Module, stage: StageConf
         for inner in module.modules():
             if isinstance(inner, BATCH_NORMS):
                 inner.train(inner in moving)
+            if isinstance(inner, StageSum) and inner.is_inert:
+                inner.requires_grad_(False)  # several processes would wait for its gradient
 
 
 def moving_norms(encoder: SpeakerEncoder, stage: StageConfig) -> list[nn.Module]:

@@ -6,6 +6,7 @@ one is being computed. What protects the weights from a number that is not finit
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
@@ -112,6 +113,8 @@ class Updater:
         )
         self._module: StepModule | DistributedDataParallel = module
         if is_shared:
+            # Convolutions that keep frames outermost make such gradients; copying them into place is nothing here.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self._module = DistributedDataParallel(
                 module,
                 broadcast_buffers=False,  # they are the same, and stay so

@@ -311,7 +311,9 @@ def test_gain_is_in_decibels_and_never_clips() -> None:
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_items_do_not_depend_on_their_batch(recorded: bool, noise_folder: Path, room_folder: Path) -> None:
-    keys = EVERYTHING | {"mixup_probability": 0.0} | ({} if recorded else {"babble_probability": 0.0})
+    # Not the telephone: a rounding of a transform of another size moves a sample to another of its steps.
+    without = {"mixup_probability": 0.0, "telephone_probability": 0.0}
+    keys = EVERYTHING | without | ({} if recorded else {"babble_probability": 0.0})
     folders = {"noise": noise_folder, "rooms": room_folder, "music_probability": 1.0} if recorded else {}
     augment = augmenter(**keys, **folders)
     waveforms = speech() * 0.2
@@ -321,6 +323,17 @@ def test_items_do_not_depend_on_their_batch(recorded: bool, noise_folder: Path, 
             waveforms[order], [UTTERANCES[i] for i in order], [SPEAKERS[i] for i in order], epoch=2
         )
         torch.testing.assert_close(again, together[order], atol=1e-6, rtol=1e-5)
+
+
+def test_a_telephone_item_depends_on_its_batch_by_single_steps_at_most() -> None:
+    augment = augmenter(telephone_probability=1.0)
+    waveforms = speech() * 0.2
+    together = augment(waveforms, UTTERANCES, SPEAKERS, epoch=2)
+    for item in range(len(waveforms)):
+        alone = augment(waveforms[item : item + 1], [UTTERANCES[item]], [SPEAKERS[item]], epoch=2)[0]
+        difference = (alone - together[item]).abs()
+        assert (difference > 1e-6).float().mean() < 0.1
+        assert difference.max() < 0.1 * together[item].abs().max()
 
 
 def test_the_same_call_gives_the_same_bits_and_other_keys_give_others() -> None:

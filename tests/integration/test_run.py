@@ -287,11 +287,12 @@ def test_a_missing_trial_utterance_is_an_error(run, workplace, capsys):
 def test_non_finite_numbers_stop_with_evidence(run, workplace, capsys, monkeypatch):
     update = Updater.update
 
-    def poisoned(self, waveforms, targets, *, run_step, **options):
+    def poisoned(self, batch, *, run_step, **options):
         if run_step == 5:
-            waveforms = waveforms.clone()
+            waveforms = batch.inputs.clone()
             waveforms[2, 100] = float("nan")
-        return update(self, waveforms, targets, run_step=run_step, **options)
+            batch = batch._replace(inputs=waveforms)
+        return update(self, batch, run_step=run_step, **options)
 
     monkeypatch.setattr(Updater, "update", poisoned)
     assert run() == 2
