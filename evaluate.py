@@ -51,6 +51,11 @@ def parse_arguments(arguments: list[str]) -> Request:
         "--output", metavar="DIR", help="report files (default: evaluation/ in the log folder)"
     )
     parser.add_argument("--scores", action="store_true", help="write the score of every trial too")
+    parser.add_argument(
+        "--replace-decisions",
+        action="store_true",
+        help="save the decisions of the first list although there are those of another list",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
         "--workers", type=int, default=4, metavar="N", help="threads that read audio (default: 4)"
@@ -69,6 +74,7 @@ def parse_arguments(arguments: list[str]) -> Request:
         parts=frozenset(PARTS if "all" in options.parts else options.parts),
         output=options.output,
         with_scores=options.scores,
+        replace_decisions=options.replace_decisions,
         device=options.device,
         workers=options.workers,
         command=shlex.join(["evaluate.py", *arguments]),
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
     return 0
 

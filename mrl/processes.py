@@ -122,9 +122,14 @@ def joined_processes() -> Iterator[Processes]:
     if world_size == 1:
         yield Processes()
         return
+    if "LOCAL_RANK" not in os.environ:
+        raise MRLError(
+            "WORLD_SIZE says that there are several processes, but LOCAL_RANK is not set: start them with torchrun, or "
+            "unset WORLD_SIZE"
+        )
     local_rank = int(os.environ["LOCAL_RANK"])
     has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    if local_rank < torch.cuda.device_count():  # otherwise the choice of the device says what is wrong
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=PATIENCE)
     try:

@@ -208,7 +208,8 @@ class _Job:
             raise DataError(
                 f"{len(self._unreadable)} of the {len(self._corpus)} utterances of {self._corpus.root} cannot be read, "
                 f"more than the share of {self._options.max_unreadable_share:g} that is allowed "
-                f"({self._unreadable[-1]}); {self._folder / UNREADABLE} names them: mend or remove them, or allow more"
+                f"({self._unreadable[-1]}); {self._folder / UNREADABLE} names them: mend or remove them "
+                "and delete the packed folder, whose finished shards would be kept, or allow more"
             )
 
     def _name_unreadable(self) -> None:

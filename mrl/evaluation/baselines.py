@@ -8,19 +8,23 @@ Shapes: M vectors, E numbers of the released embedding, N trials, K prefixes, R 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mrl.evaluation.bootstrap import TrialSpeakers, bootstrap_eers, interval
+from mrl.evaluation.bootstrap import SORTED_BYTES, TrialSpeakers, bootstrap_eers, interval
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.evaluation.projections import Projection
 from mrl.evaluation.results import Baseline, Interval
-from mrl.evaluation.scoring import prefix_scores
+from mrl.evaluation.scoring import scores_by_prefix
 
 FULL_SIZE = "released, full size"
+_MOST_SYSTEMS = 40  # resampled at once
+_MOST_BYTES = 200_000_000  # of their sorted copies
 
 
 class Resampling(NamedTuple):
@@ -57,12 +61,20 @@ def baselines(
 
     One that is left with no prefix at all is left out.
     """
-    found = []
+    found, intervals = [], None if resampling is None else _Intervals(labels, resampling)
     for name, vectors, at in _contenders(released, dims, projections, others or {}):
-        scores = prefix_scores(vectors, enrolment, test, at)
-        eers = tuple(equal_error_rate(row, labels).rate for row in scores)
-        found.append(Baseline(name, tuple(at), eers, _intervals(scores, labels, resampling)))
-    return tuple(found)
+        eers = []
+        for scores in scores_by_prefix(vectors, enrolment, test, at):
+            eers.append(equal_error_rate(scores, labels).rate)
+            if intervals is not None:
+                intervals.add(scores)
+        found.append(Baseline(name, tuple(at), tuple(eers), (None,) * len(at)))
+    if intervals is None:
+        return tuple(found)
+    made = iter(intervals.all())
+    return tuple(
+        replace(baseline, intervals=tuple(itertools.islice(made, len(baseline.dims)))) for baseline in found
+    )
 
 
 def _contenders(
@@ -81,12 +93,33 @@ def _contenders(
             yield name, vectors, at
 
 
-def _intervals(
-    scores: NDArray[np.float64], labels: NDArray[np.bool_], resampling: Resampling | None
-) -> tuple[Interval | None, ...]:
-    if resampling is None:
-        return (None,) * len(scores)
-    rates = bootstrap_eers(
-        scores, labels, resampling.speakers, seed=resampling.seed, resamples=resampling.resamples
-    )
-    return tuple(interval(row, resampling.confidence) for row in rates)
+class _Intervals:
+    """Intervals of rows of scores, as many at once as memory allows: speakers are resampled once for all of these."""
+
+    def __init__(self, labels: NDArray[np.bool_], resampling: Resampling) -> None:
+        self._labels = labels
+        self._resampling = resampling
+        at_once = max(1, min(_MOST_SYSTEMS, _MOST_BYTES // (SORTED_BYTES * len(labels))))
+        self._rows = np.empty((at_once, len(labels)))
+        self._waiting = 0
+        self._found: list[Interval] = []
+
+    def add(self, scores: NDArray[np.float64]) -> None:
+        """Take the next row [N], of which a copy is kept."""
+        self._rows[self._waiting] = scores
+        self._waiting += 1
+        if self._waiting == len(self._rows):
+            self._resample()
+
+    def all(self) -> list[Interval]:
+        """One for each row, in the order in which they came."""
+        if self._waiting:
+            self._resample()
+        return self._found
+
+    def _resample(self) -> None:
+        speakers, seed, resamples, confidence = self._resampling
+        rows = self._rows[: self._waiting]
+        rates = bootstrap_eers(rows, self._labels, speakers, seed=seed, resamples=resamples)
+        self._found += [interval(row, confidence) for row in rates]
+        self._waiting = 0

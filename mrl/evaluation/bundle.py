@@ -30,6 +30,7 @@ from mrl.models.decision_bundle import (
     RateThreshold,
     Statistics,
     bundle_path,
+    read_bundle,
 )
 
 
@@ -62,6 +63,24 @@ def bundle_of(
         prefixes=tuple(_decisions(prefix, rates) for prefix in report.prefixes),
         cohort=cohort,
     )
+
+
+def bundle_to_keep(path: Path, encoder_sha256: str) -> DecisionBundle | None:
+    """The bundle in ``path``, where it is intact and of the encoder with this fingerprint."""
+    try:
+        return read_bundle(path, encoder_sha256) if path.exists() else None
+    except CheckpointError:
+        return None
+
+
+def merged(kept: DecisionBundle, new: DecisionBundle) -> DecisionBundle:
+    """``new`` with the prefixes and the cohort of ``kept`` that it lacks, where both are of one list and its costs."""
+    if kept.measured_on.sha256 != new.measured_on.sha256 or kept.costs != new.costs:
+        return new
+    fresh = {prefix.dim for prefix in new.prefixes}
+    prefixes = [*new.prefixes, *(prefix for prefix in kept.prefixes if prefix.dim not in fresh)]
+    prefixes.sort(key=lambda prefix: prefix.dim)
+    return new.model_copy(update={"prefixes": tuple(prefixes), "cohort": new.cohort or kept.cohort})
 
 
 def write_bundle(bundle: DecisionBundle, checkpoint: Path) -> Path:

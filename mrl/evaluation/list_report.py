@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrl.config import Config
-from mrl.data.official_lists import official_name
+from mrl.data.official_lists import describe_list
 from mrl.data.trial_list import ScoredVectors, TrialList
 from mrl.evaluation.baselines import Resampling, baselines
 from mrl.evaluation.bootstrap import TrialSpeakers, bootstrap_eers, interval, trial_speakers
@@ -62,6 +62,7 @@ class ListAnalysis:
         self._numbers = config.evaluation
         self._scored = trials.vectors(embeddings)
         self._remarks: list[str] = []
+        self._describe()
 
     def report(
         self,
@@ -83,7 +84,7 @@ class ListAnalysis:
 
         Raises DataError where the folders of the list contradict its labels, and a bootstrap is asked for.
         """
-        scores = np.stack([row.copy() for row in self._scores_of(self._scored)])
+        scores = self._table(self._scores_of(self._scored))
         speakers = self._speakers() if self._numbers.bootstrap or with_cascade else None
         resampled = self._resampled(scores, speakers)
         intervals = self._intervals(resampled)
@@ -94,8 +95,8 @@ class ListAnalysis:
         cascaded = self._cascade(scores, speakers) if with_cascade else None
         report = ListReport(
             name=self._trials.name,
-            official_name=official_name(self._trials),
-            sha256=self._trials.fingerprint(),
+            official_name=self._description["official_name"],
+            sha256=self._description["sha256"],
             num_trials=len(self._trials),
             num_targets=self._trials.num_targets,
             num_utterances=len(self._trials.utterances),
@@ -121,6 +122,22 @@ class ListAnalysis:
 
     def _scores_of(self, scored: ScoredVectors) -> Iterator[NDArray[np.float64]]:
         return scores_by_prefix(scored.vectors, scored.enrolment, scored.test, self._dims)
+
+    def _describe(self) -> None:
+        """Remarks on trials that a reader would not expect."""
+        name, description = self._trials.name, describe_list(self._trials)
+        if repeated := description["repeated"]:
+            self._remarks.append(f"{name}: {repeated:,} trials repeat the pair of another, and count like it")
+        if alone := description["with_itself"]:
+            self._remarks.append(f"{name}: {alone:,} trials compare a recording with itself")
+        self._description = description
+
+    def _table(self, rows: Iterator[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """``rows`` [N], which share a buffer, as [K, N]."""
+        scores = np.empty((len(self._dims), len(self._trials)))
+        for place, row in enumerate(rows):
+            scores[place] = row
+        return scores
 
     def _speakers(self) -> TrialSpeakers:
         return trial_speakers(self._trials)
@@ -162,7 +179,7 @@ class ListAnalysis:
 
     def _with_intervals(self, rows: Iterator[NDArray[np.float64]]) -> tuple[PrefixReport, ...]:
         """Reports of other ``rows`` of scores, which resample the same speakers as the plain ones."""
-        scores = np.stack([row.copy() for row in rows])
+        scores = self._table(rows)
         speakers = self._speakers() if self._numbers.bootstrap else None
         return self._prefix_reports(scores, self._intervals(self._resampled(scores, speakers)))
 
@@ -195,9 +212,7 @@ class ListAnalysis:
             scored.vectors, scored.enrolment, scored.test, self._trials.labels, self._dims, cohort=cohort
         )
 
-    def _cascade(self, scores: NDArray[np.float64], speakers: TrialSpeakers | None) -> Cascade | None:
-        if len(self._dims) < 2:
-            return None
+    def _cascade(self, scores: NDArray[np.float64], speakers: TrialSpeakers | None) -> Cascade:
         assert speakers is not None
         numbers = self._numbers
         found = cascade(

@@ -14,11 +14,13 @@ from mrl.config import Config
 from mrl.config_file import config_from_dict, load_config
 from mrl.console import Console
 from mrl.data.assemble import configured_lists
+from mrl.data.overlap import shared_speakers
+from mrl.data.training_corpus import training_corpus
 from mrl.data.trial_speakers import speaker_numbers
 from mrl.data.trials import TrialList, check_audio_exists, read_trials
 from mrl.device import choose_device
-from mrl.errors import ConfigError
-from mrl.evaluation.bundle import bundle_of, write_bundle, write_cohort
+from mrl.errors import ConfigError, DataError
+from mrl.evaluation.bundle import bundle_of, bundle_to_keep, merged, write_bundle, write_cohort
 from mrl.evaluation.cohort import cohort_means
 from mrl.evaluation.list_report import Compared, ListAnalysis, ListFindings
 from mrl.evaluation.other_encoders import OtherEncoders, other_encoders
@@ -29,6 +31,7 @@ from mrl.evaluation.results import Report, SearchPoint
 from mrl.evaluation.search import require_faiss, search_work, shortlist_search
 from mrl.evaluation.session import Session
 from mrl.models.checkpoint_format import read_checkpoint
+from mrl.models.decision_bundle import bundle_path
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.fingerprint import fingerprint_of
 
@@ -50,6 +53,7 @@ class Request:
     parts: frozenset[str] = frozenset()
     output: str | None = None
     with_scores: bool = False
+    replace_decisions: bool = False
     device: str = "auto"
     workers: int = 4
     command: str = ""
@@ -58,25 +62,20 @@ class Request:
 def evaluate(request: Request) -> Report:
     """Carry out ``request``: print the report, write it, and save the decisions beside the checkpoint.
 
-    Thresholds and calibration are those of the first list. Raises MRLError.
+    Thresholds and calibration are those of the first list that compares single recordings. Raises MRLError.
     """
     content = read_checkpoint(request.checkpoint)
     config = _configuration(request, content)
     encoder = encoder_from_checkpoint(content, request.checkpoint)
     dims = _prefixes(request.dims, encoder.dims)
-    if "search" in request.parts:
-        require_faiss()
     console = Console()
     lists = _lists(request, config, content)
     device = choose_device(request.device)
     session = Session(config, lists, device, request.workers, console)
+    others = _require_all(request, session, dims, content)
+    remarks = _who_was_heard(session)
     embeddings = session.embed(encoder, "the checkpoint")
-    cohort = None
-    if request.parts & {"cohort", "baselines"}:
-        cohort = cohort_means(*session.embed_cohort(encoder))
-    others = None
-    if "baselines" in request.parts:
-        others = other_encoders(config, Path(request.checkpoint), content.get("run_id"), console)
+    cohort = cohort_means(*session.embed_cohort(encoder)) if "cohort" in request.parts else None
     findings = _Analyst(request, session, encoder, embeddings, dims, cohort, others).findings()
     search: tuple[SearchPoint, ...] = ()
     if "search" in request.parts:
@@ -94,13 +93,50 @@ def evaluate(request: Request) -> Report:
         cost_false_accept=config.evaluation.cost_false_accept,
     )
     print_report(console, report)
-    for found in findings:
-        for remark in found.remarks:
-            console.say(remark)
+    for remark in [*remarks, *(remark for found in findings for remark in found.remarks)]:
+        console.say(remark)
     console.say(", ".join(f"{name} {seconds:.1f} s" for name, seconds in session.seconds.items()))
     _write(request, config, session, report, findings, embeddings, dims)
-    _save_decisions(request, config, encoder, report, cohort if "cohort" in request.parts else None, console)
+    _save_decisions(request, session, encoder, report, cohort)
     return report
+
+
+def _require_all(
+    request: Request, session: Session, dims: Sequence[int], content: dict[str, Any]
+) -> OtherEncoders | None:
+    """Find what is wrong with the request before hours of embedding; the other encoders, where they are asked for."""
+    parts = request.parts
+    for part in sorted(parts & {"search", "cascade"}):
+        if len(dims) < 2:
+            raise ConfigError(f"--with {part}", ["it needs two prefixes, a short one and the full size"])
+    if "search" in parts:
+        require_faiss()
+    if session.config.evaluation.bootstrap or parts & {"cascade", "search"}:
+        for trials in session.lists:
+            speaker_numbers(trials)
+    if parts & {"cohort", "baselines"}:
+        session.require_cohort()
+    if "baselines" not in parts:
+        return None
+    return other_encoders(session.config, Path(request.checkpoint), content.get("run_id"), session.console)
+
+
+def _who_was_heard(session: Session) -> list[str]:
+    """A sentence for each list with speakers that were trained on, as far as the training corpus is there."""
+    try:
+        corpus = training_corpus(session.config, session.console.say)
+    except DataError:
+        return [
+            "the training corpus is not there, so that nobody checked whether it holds speakers of a list"
+        ]
+    remarks = []
+    for trials in session.lists:
+        if shared := shared_speakers(corpus, trials):
+            remarks.append(
+                f"{trials.name}: {len(shared)} of its speakers were trained on ({shared[0]}, ...): its figures say "
+                "nothing of new speakers"
+            )
+    return remarks
 
 
 class _Analyst:
@@ -169,10 +205,13 @@ def _configuration(request: Request, content: dict[str, Any]) -> Config:
     """The checkpoint's configuration with the overrides, or with the sections of another file."""
     if request.config is None:
         return config_from_dict(content["config"], request.checkpoint, request.overrides)
+    sections = ("evaluation", "data")
+    if lost := [text for text in request.overrides if text.split(".")[0].strip() not in sections]:
+        problem = f"--set {lost[0]}: with --config only {' and '.join(sections)} can be set"
+        raise ConfigError(request.config, [problem])
     given = load_config(request.config, request.overrides)
     config = config_from_dict(content["config"], request.checkpoint)
-    sections = {"evaluation": given.evaluation, "data": given.data, "validation": given.validation}
-    return config.model_copy(update=sections)
+    return config.model_copy(update={name: getattr(given, name) for name in sections})
 
 
 def _lists(request: Request, config: Config, content: dict[str, Any]) -> tuple[TrialList, ...]:
@@ -205,8 +244,6 @@ def _prefixes(asked: Sequence[int] | None, trained: tuple[int, ...]) -> list[int
 def _search(session: Session, embeddings: Vectors, dims: Sequence[int]) -> tuple[SearchPoint, ...]:
     """Among vectors made around the recordings of the first list."""
     numbers = session.config.evaluation
-    if len(dims) < 2:
-        raise ConfigError("--with search", ["it needs two prefixes, a short one and the full size"])
     trials = session.lists[0]
     speakers = speaker_numbers(trials)
     with (
@@ -248,18 +285,27 @@ def _write(
 
 
 def _save_decisions(
-    request: Request,
-    config: Config,
-    encoder: SpeakerEncoder,
-    report: Report,
-    cohort: Vectors | None,
-    console: Console,
+    request: Request, session: Session, encoder: SpeakerEncoder, report: Report, cohort: Vectors | None
 ) -> None:
-    """Thresholds and calibration of the first list, beside the checkpoint."""
-    checkpoint = Path(request.checkpoint)
-    reference = None
-    if cohort is not None:
-        reference = write_cohort(cohort, checkpoint, config.evaluation.as_norm_top)
-    bundle = bundle_of(report.lists[0], fingerprint_of(encoder), config.evaluation, reference)
-    path = write_bundle(bundle, checkpoint)
-    console.say(f"written: {path}, the decisions of {report.lists[0].name}, which load_encoder finds")
+    """Thresholds and calibration of the first list of single recordings, beside the checkpoint.
+
+    What another list has decided there for the same weights is kept, unless ``replace_decisions``.
+    """
+    checkpoint, say = Path(request.checkpoint), session.console.say
+    plain = [item for trials, item in zip(session.lists, report.lists, strict=True) if trials.models is None]
+    if not plain:
+        say("no decisions are saved: every list enrols several recordings, and verify compares two")
+        return
+    chosen, encoder_sha256 = plain[0], fingerprint_of(encoder)
+    kept = bundle_to_keep(bundle_path(checkpoint), encoder_sha256)
+    if kept is not None and kept.measured_on.sha256 != chosen.sha256 and not request.replace_decisions:
+        say(
+            f"{bundle_path(checkpoint)} stays as it is, measured on {kept.measured_on.name}; --replace-decisions puts "
+            f"those of {chosen.name} in its place"
+        )
+        return
+    numbers = session.config.evaluation
+    reference = write_cohort(cohort, checkpoint, numbers.as_norm_top) if cohort is not None else None
+    bundle = bundle_of(chosen, encoder_sha256, numbers, reference)
+    path = write_bundle(bundle if kept is None else merged(kept, bundle), checkpoint)
+    say(f"written: {path}, the decisions of {chosen.name}, which load_encoder finds")

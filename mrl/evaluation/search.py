@@ -1,14 +1,20 @@
 """Who of a million is it: a shortlist by a short prefix, re-ranked at full size, beside the exact search.
 
-Nobody has a million real speakers at hand, so they are made around the real ones. Embeddings of length 1 differ within
-a speaker by a covariance W, which is measured. An enrolled vector is a real one moved by noise of covariance W and
-brought back to length 1; a query is an enrolled vector moved so once more, like another recording of that speaker. The
-made speakers around one real vector are as close as recordings of one speaker are, closer than other people, so the
-recall found here is more likely too low than too high.
+Nobody has a million real speakers at hand, so they are made. The model: a recording, at length 1, is its speaker's
+centre plus noise of covariance W, and centres have the mean and the covariance B of the real ones (two-covariance
+model: Brümmer and de Villiers, "The speaker partitioning problem", Odyssey 2010). W is measured from how recordings
+differ from the mean of their speaker, B from how those means differ from each other. The first made speakers have the
+real centres, all others centres drawn from a normal distribution. An enrolled vector is a recording of its speaker, and
+a query another one of the same centre, so the two are as close as real recordings of one speaker are.
+
+Which way the recall is off is not known. B of S speakers has at most S - 1 directions, so that made speakers are more
+crowded than real ones, which makes the search harder; but a normal distribution has no look-alikes and one W no
+speaker or recording worse than others, which makes it easier. Recall is agreement with the exact search, right or not.
 
 FAISS (Douze et al., "The FAISS library", arXiv 2401.08281) does the searching and is imported here alone.
 
-Shapes: M real vectors, D embedding, d short prefix, n enrolled, Q queries, B those of a batch, L shortlist.
+Shapes: M real vectors of S speakers, D embedding, d short prefix, n enrolled, Q queries, B rows of a batch,
+L shortlist.
 """
 
 from __future__ import annotations
@@ -34,6 +40,23 @@ _SMALLEST_NORM = 1e-12
 
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]
+
+
+class SpeakerModel(NamedTuple):
+    """Where speakers are, and how recordings of one differ; covariances as factors F of F F'."""
+
+    centres: Vectors  # [S, D], of the real speakers
+    mean: Vectors  # [D], of the centres
+    between: Vectors  # [D, D], a factor of B
+    within: Vectors  # [D, D], a factor of W
+
+
+class Gallery(NamedTuple):
+    """One recording of each made speaker, and queries by some of them."""
+
+    enrolled: Vectors  # [n, D], of length 1
+    queries: Vectors  # [Q, D], of length 1
+    own: Places  # [Q], the enrolled vector whose speaker asks
 
 
 class _Method(NamedTuple):
@@ -91,13 +114,12 @@ def shortlist_search(
 
     Raises:
         MRLError: FAISS is not installed.
-        DataError: no speaker has two recordings, so that nothing can be said of how one speaker's differ.
+        DataError: as `speaker_model` does.
     """
     require_faiss()
     assert 0 < small_dim < vectors.shape[1]
-    noise = within_speaker_noise(vectors, speakers)
-    everyone = enrolled_vectors(vectors, noise, enrolled, seed, advance)
-    asked = query_vectors(everyone, noise, queries, seed)
+    model = speaker_model(vectors, speakers)
+    everyone, asked, _ = made_gallery(model, enrolled, queries, seed, advance)
     methods = _methods(everyone, small_dim, min(shortlist, enrolled))
     found, seconds = _take_turns(methods, asked, advance)
     return tuple(
@@ -115,45 +137,59 @@ def shortlist_search(
     )
 
 
-def within_speaker_noise(vectors: Vectors, speakers: ArrayLike) -> Vectors:
-    """A factor F [D, D], F F' being the covariance of unit ``vectors`` [M, D] about the mean of their speaker.
+def speaker_model(vectors: Vectors, speakers: ArrayLike) -> SpeakerModel:
+    """The model of unit ``vectors`` [M, D] of ``speakers`` [M].
 
-    Raises DataError where no speaker has two vectors.
+    The mean of n recordings still has W / n of their noise, which sets means apart by more than B. All are drawn
+    towards their common mean, by one factor, until the trace of their covariance is B's.
+    Raises DataError for one speaker alone, or where no speaker has two recordings.
     """
     _, inverse, counts = np.unique(np.asarray(speakers), return_inverse=True, return_counts=True)
     freedom = len(vectors) - len(counts)
-    if freedom == 0:
+    if freedom == 0 or len(counts) == 1:
         raise DataError(
-            "the shortlist search needs two recordings of one speaker at least, to know how they differ; "
-            "evaluate on a list with several recordings of each speaker"
+            "the shortlist search needs two speakers, and two recordings of one of them at least, to know how "
+            "speakers and recordings differ; evaluate on a list with several recordings of each speaker"
         )
     unit = _unit(vectors).astype(np.float64)
-    sums = np.zeros((len(counts), unit.shape[1]))
-    np.add.at(sums, inverse, unit)
-    deviations = unit - (sums / counts[:, None])[inverse]
-    variances, directions = np.linalg.eigh(deviations.T @ deviations / freedom)
-    return (directions * np.sqrt(np.maximum(variances, 0))).astype(np.float32)
+    means = np.zeros((len(counts), unit.shape[1]))
+    np.add.at(means, inverse, unit)
+    means /= counts[:, None]
+    noise = unit - means[inverse]
+    within = noise.T @ noise / freedom
+    mean = means.mean(0)
+    apart = means - mean
+    spread = np.square(apart).sum() / len(apart)
+    left = np.trace(within) * np.mean(1 / counts)
+    apart *= np.sqrt(max(0.0, spread - left) / spread) if spread else 0.0
+    # Divided by S, not S - 1: the mean of S centres is itself off by B / S, so that made centres are as long as real.
+    between = apart.T @ apart / len(apart)
+    return SpeakerModel(_single(mean + apart), _single(mean), _factor(between), _factor(within))
 
 
-def enrolled_vectors(
-    vectors: Vectors, noise: Vectors, count: int, seed: int, advance: Advance | None = None
-) -> Vectors:
-    """``count`` unit vectors around ``vectors`` [M, D], each of which is the centre of as many, to within one."""
-    centres = _unit(vectors)
-    made = np.empty((count, vectors.shape[1]), dtype=np.float32)
+def made_gallery(
+    model: SpeakerModel, count: int, queries: int, seed: int, advance: Advance | None = None
+) -> Gallery:
+    """Enrolled vectors of ``count`` made speakers, the real ones first, and ``queries`` by speakers chosen at random.
+
+    Centres are made a chunk at a time, and those of the speakers that ask are all that is kept of them.
+    """
+    own = np.sort(numpy_generator(seed, "who asks").integers(count, size=queries))
+    enrolled = np.empty((count, len(model.mean)), dtype=np.float32)
+    asking = np.empty((queries, len(model.mean)), dtype=np.float32)
     for number, start in enumerate(range(0, count, _CHUNK)):
-        chunk = made[start : start + _CHUNK]
-        around = centres[np.arange(start, start + len(chunk)) % len(centres)]
-        chunk[:] = _moved(around, noise, numpy_generator(seed, "enrolled vectors", number))
+        chunk = enrolled[start : start + _CHUNK]
+        centres = _made_centres(model, len(chunk), numpy_generator(seed, "made speakers", number))
+        real = model.centres[start : start + len(chunk)]
+        centres[: len(real)] = real
+        first, last = np.searchsorted(own, [start, start + len(chunk)])
+        asking[first:last] = centres[own[first:last] - start]
+        chunk[:] = _recordings(centres, model, numpy_generator(seed, "enrolled vectors", number))
         if advance is not None:
             advance(len(chunk))
-    return made
-
-
-def query_vectors(enrolled: Vectors, noise: Vectors, count: int, seed: int) -> Vectors:
-    """``count`` unit vectors, each another recording of one of ``enrolled`` [n, D]."""
     generator = numpy_generator(seed, "queries")
-    return _moved(enrolled[generator.integers(len(enrolled), size=count)], noise, generator)
+    asked, shuffled = _recordings(asking, model, generator), generator.permutation(queries)
+    return Gallery(enrolled, asked[shuffled], own[shuffled])
 
 
 def _methods(everyone: Vectors, small_dim: int, length: int) -> list[_Method]:
@@ -234,8 +270,23 @@ def _batches(count: int) -> Iterator[slice]:
         yield slice(start, start + _BATCH)
 
 
-def _moved(centres: Vectors, noise: Vectors, generator: np.random.Generator) -> Vectors:
-    return _unit(centres + generator.standard_normal(centres.shape, dtype=np.float32) @ noise.T)
+def _made_centres(model: SpeakerModel, count: int, generator: np.random.Generator) -> Vectors:
+    drawn = generator.standard_normal((count, len(model.mean)), dtype=np.float32)
+    return model.mean + drawn @ model.between.T
+
+
+def _recordings(centres: Vectors, model: SpeakerModel, generator: np.random.Generator) -> Vectors:
+    """One recording at length 1 of each speaker in ``centres`` [B, D]."""
+    return _unit(centres + generator.standard_normal(centres.shape, dtype=np.float32) @ model.within.T)
+
+
+def _factor(covariance: NDArray[np.float64]) -> Vectors:
+    variances, directions = np.linalg.eigh(covariance)
+    return _single(directions * np.sqrt(np.maximum(variances, 0)))
+
+
+def _single(numbers: NDArray[np.float64]) -> Vectors:
+    return numbers.astype(np.float32)
 
 
 def _unit(rows: Vectors) -> Vectors:

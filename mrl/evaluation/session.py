@@ -57,7 +57,7 @@ class Session:
         self.seconds: dict[str, float] = {}
         self._workers = workers
         self._utterances = Utterances.of(self.lists)
-        self._pooled: dict[tuple[str, float | None], Tensor] = {}
+        self._pooled: dict[str, Tensor] = {}
         self._cohorts: dict[str, Cohort] = {}
 
     @contextmanager
@@ -72,27 +72,31 @@ class Session:
     def embed(self, encoder: SpeakerEncoder, name: str, max_seconds: float | None = None) -> Vectors:
         """Raw embeddings [U, D] of the recordings of all lists; ``name`` is what the progress calls the encoder.
 
-        ``max_seconds`` cuts them, as far as ``validation.max_utterance_seconds`` does not.
+        Whole, whatever ``validation.max_utterance_seconds`` says, or their first ``max_seconds``.
         """
-        most = self.config.validation.max_utterance_seconds
-        if max_seconds is not None and (most is None or max_seconds < most):
-            most = max_seconds
-        key = (fingerprint_of(encoder.backbone), most)
+        encoder.to(self.device)
+        if max_seconds is not None:  # which nobody asks for twice
+            return project(encoder.head, self._pool(encoder, name, max_seconds))
+        key = fingerprint_of(encoder.backbone)
         if key not in self._pooled:
-            encoder.to(self.device)
-            title = f"embedding ({name}{'' if max_seconds is None else f', {max_seconds:g} s'})"
-            with (
-                self.timed("network"),
-                self.console.progress(title, len(self._utterances.paths)) as bar,
-            ):
-                self._pooled[key] = pool_utterances(
-                    encoder.backbone,
-                    self._utterances.paths,
-                    max_seconds=most,
-                    workers=self._workers,
-                    advance=bar.advance,
-                ).pooled
-        return project(encoder.to(self.device).head, self._pooled[key])
+            self._pooled[key] = self._pool(encoder, name, None)
+        return project(encoder.head, self._pooled[key])
+
+    def require_cohort(self) -> None:
+        """Raise DataError where the training corpus is not there any more, or holds a speaker of a list."""
+        assert len(self._corpus)
+
+    def _pool(self, encoder: SpeakerEncoder, name: str, max_seconds: float | None) -> Tensor:
+        paths = self._utterances.paths
+        title = f"embedding ({name}{'' if max_seconds is None else f', {max_seconds:g} s'})"
+        with self.timed("network"), self.console.progress(title, len(paths)) as bar:
+            return pool_utterances(
+                encoder.backbone,
+                paths,
+                max_seconds=max_seconds,
+                workers=self._workers,
+                advance=bar.advance,
+            ).pooled
 
     def of_list(self, embeddings: Vectors, number: int) -> Vectors:
         """The rows of ``embeddings`` [U, D] that are the utterances of list ``number``, in its order."""

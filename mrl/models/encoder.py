@@ -155,9 +155,14 @@ class SpeakerEncoder(nn.Module):
         dim = self._prefix(dim)
         decisions = self.decisions
         if decisions is None:
-            where = f" ({self.decisions_file})" if self.decisions_file else ""
+            if self.decisions_file is None:
+                raise CheckpointError(
+                    "verify needs thresholds, and only an encoder that was loaded from a checkpoint of train.py has "
+                    "a place for them; compare embeddings of this one, with a threshold of your own"
+                )
             raise CheckpointError(
-                f"verify needs thresholds, and there is no decision bundle{where}; make one: {MAKE_ONE}"
+                f"verify needs thresholds, and there is no decision bundle ({self.decisions_file}); make one: "
+                f"{MAKE_ONE}"
             )
         rule = decisions.rule(dim, false_accept_rate)
         first, second = (self._embed_recording(recording, dim).double().cpu() for recording in (a, b))

@@ -95,11 +95,9 @@ def describe_need(stage: StageConfig, layout: Layout, folder: Path) -> str:
     )
 
 
-def require_room(stage: StageConfig, store: FeatureStore) -> None:
-    """Raise DataError where the disk has too little room for what is still to be written."""
-    blocks = store.layout.blocks
-    missing = sum(len(blocks[block]) for block in store.missing(range(len(blocks))))
-    needed, free = missing * store.layout.record_bytes, _free_bytes(store.folder)
+def require_room(stage: StageConfig, store: FeatureStore, rows: int) -> None:
+    """Raise DataError where the disk has too little room for ``rows`` that are still to be written."""
+    needed, free = rows * store.layout.record_bytes, _free_bytes(store.folder)
     if needed > free:
         each = gibibytes(store.layout.num_bytes / store.layout.views)
         raise DataError(

@@ -159,7 +159,7 @@ class FeatureStore:
         text = "".join(f"{line}\n" for line in lines)
         if text:
             with (self.folder / f"{kind}.{self._process}.txt").open("a", encoding="utf-8") as file:
-                file.write(text)
+                file.write(f"\n{text}")  # begins a line of its own where a crash has cut the last one off
 
 
 def encode(pooled: Tensor, reference: Tensor | None, targets: Targets, layout: Layout) -> NDArray[np.uint8]:
@@ -216,4 +216,4 @@ def _write_text(path: Path, text: str) -> None:
 def _lines(path: Path) -> list[str]:
     """Whole lines; a last one that a crash cut off is left out."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    return text.split("\n")[:-1]
+    return [line for line in text.split("\n")[:-1] if line]

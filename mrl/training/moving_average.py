@@ -33,7 +33,10 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the live weights in, after an update of the optimizer."""
+        """Take the live weights in, after an update of the optimizer.
+
+        An update that fp16's scaler has skipped counts as one that moved nothing: the host does not know of it yet.
+        """
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1.0 - decay)
         self._updates += 1

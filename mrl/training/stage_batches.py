@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -92,55 +94,58 @@ def _filled_store(
 ) -> FeatureStore:
     """The cache of the stage, complete; each process fills blocks of its own."""
     config, stage, data = crops.config, crops.stage, crops.data
-    key = cache_key(config, stage, encoder, criterion, data, crops.first_epoch)
-    folder = processes.from_first(lambda: cache_folder(config, key))
-    store = FeatureStore(folder, cache_layout(stage, data.train, encoder, criterion), processes.rank)
-    if processes.is_first:
-        with alone(folder):
-            _fill_own_blocks(store, crops, encoder, criterion, tracker, processes, json.dumps(key, indent=1))
-    else:
-        _fill_own_blocks(store, crops, encoder, criterion, tracker, processes, "")
+
+    def place() -> tuple[Path, str]:
+        key = cache_key(config, stage, encoder, criterion, data, crops.first_epoch)
+        return cache_folder(config, key), json.dumps(key, indent=1)
+
+    folder, description = processes.from_first(place)
+    layout = cache_layout(stage, data.train, encoder, criterion)
+    store = FeatureStore(folder, layout, processes.rank)
+    own = range(processes.rank, len(layout.blocks), processes.world_size)
+    if not any(processes.gather(store.missing(own) if store.is_prepared() else [*own])):
+        tracker.say(f"feature cache of stage {stage.name}: complete in {folder}")
+        return store
+    with ExitStack() as stack:
+
+        def prepare() -> None:
+            stack.enter_context(alone(folder))
+            store.prepare()
+            store.describe(description)
+
+        processes.from_first(prepare)
+        if not store.is_prepared():
+            raise DataError(
+                f"{folder}: process {processes.rank} does not see the feature cache that the first one made; "
+                "data.cache must be on a file system that all machines share"
+            )
+        _fill_blocks(store, own, crops, encoder, criterion, tracker, processes)
     return store
 
 
-def _fill_own_blocks(
+def _fill_blocks(
     store: FeatureStore,
+    own: range,
     crops: Crops,
     encoder: SpeakerEncoder,
     criterion: Criterion,
     tracker: Tracker,
     processes: Processes,
-    description: str,
 ) -> None:
-    stage = crops.stage
-
-    def prepare() -> None:
-        store.prepare()
-        store.describe(description)
-
-    processes.from_first(prepare)
-    if not store.is_prepared():
-        raise DataError(
-            f"{store.folder}: process {processes.rank} does not see the feature cache that the first one made; "
-            "data.cache must be on a file system that all machines share"
-        )
-    blocks = store.layout.blocks
-    missing = store.missing(range(processes.rank, len(blocks), processes.world_size))
-    if not any(processes.gather(len(missing))):
-        tracker.say(f"feature cache of stage {stage.name}: complete in {store.folder}")
-        return
+    """Compute those of this process's ``own`` blocks that are missing; returns when all processes are done."""
+    stage, blocks = crops.stage, store.layout.blocks
+    missing = store.missing(own)
+    to_write = sum(len(blocks[block]) for part in processes.gather(missing) for block in part)
     tracker.say(describe_need(stage, store.layout, store.folder))
     count, size = other_caches(store.folder)
     if count:
         tracker.say(
             f"{count} other feature caches lie beside it, {gibibytes(size)}; delete what no run needs any more"
         )
-    if processes.is_first:
-        require_room(stage, store)
-    own = len(range(processes.rank, len(blocks), processes.world_size))
-    rows = sum(len(block) for block in blocks[processes.rank :: processes.world_size])
+    processes.from_first(lambda: require_room(stage, store, to_write))
+    rows = sum(len(blocks[block]) for block in own)
     done = rows - sum(len(blocks[block]) for block in missing)
-    if len(missing) < own:
+    if done:
         tracker.say(f"{done:,} of {rows:,} crops are there from an earlier start")
     with tracker.progress(f"feature cache, stage {stage.name}", rows, done) as bar:
         fill(store, missing, crops, encoder, criterion, bar.advance)

@@ -25,11 +25,18 @@ from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState
 from mrl.training.schedules import StagePlan, plateau_reductions
 from mrl.training.stage_batches import make_batches
-from mrl.training.step_module import StepBatch
 from mrl.training.tracking import Tracker
 from mrl.training.updater import NonFiniteError, StepValues, Updater
 
 _REMEMBERED = 3  # batches whose files are known when the numbers of an update are read, late on a GPU
+
+
+class _Heard(NamedTuple):
+    """Which utterances an update learns from."""
+
+    run_step: int
+    utterances: torch.Tensor  # int64 [B], on the CPU
+    replaced: list[str]
 
 
 class Speed(NamedTuple):
@@ -84,7 +91,7 @@ class StageRunner:
             from_pooled=stage.cache_views > 0,
             processes=processes,
         )
-        self._recent: deque[tuple[int, StepBatch]] = deque(maxlen=_REMEMBERED)
+        self._recent: deque[_Heard] = deque(maxlen=_REMEMBERED)
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed besides the exported weights to go on with the stage."""
@@ -130,7 +137,7 @@ class StageRunner:
         asked = started
         for index, batch in enumerate(self._batches):
             waited += time.perf_counter() - asked
-            self._recent.append((state.step, batch))
+            self._recent.append(_Heard(state.step, batch.utterances, batch.replaced))
             known = self._updater.update(
                 batch,
                 stage_step=state.stage_epoch * plan.steps_per_epoch + index,
@@ -140,23 +147,26 @@ class StageRunner:
             )
             self.weights.updated()
             state.step += 1
-            if index == plan.steps_per_epoch - 1:
+            ended = index == plan.steps_per_epoch - 1
+            if ended:
                 known += self._updater.finish()
             elapsed = time.perf_counter() - started
             size = self._processes.world_size * len(batch.inputs)
             speed = Speed((index + 1) * size / elapsed, waited / elapsed)
             for values in known:
-                self._report(values, state, speed, bar)
+                is_last = ended and values.run_step + 1 == state.step
+                self._report(values, state, speed, bar, is_last=is_last)
             asked = time.perf_counter()
 
-    def _report(self, values: StepValues, state: RunState, speed: Speed, bar: ProgressReport) -> None:
+    def _report(
+        self, values: StepValues, state: RunState, speed: Speed, bar: ProgressReport, *, is_last: bool
+    ) -> None:
         """Say and record what is known of an update."""
         if values.replaced:
-            own = next(batch.replaced for step, batch in self._recent if step == values.run_step)
+            own = next(heard.replaced for heard in self._recent if heard.run_step == values.run_step)
             everybody = self._processes.gather(own)
             self._note_unreadable([message for messages in everybody for message in messages], state)
         done = values.run_step + 1
-        is_last = done % self._plan.steps_per_epoch == 0 and done == state.step
         if is_last or self._is_due(done, self._config.logging.every_steps):
             self._record(values, state, speed)
         if values.flow is not None:
@@ -223,8 +233,8 @@ class StageRunner:
 
     def _with_evidence(self, error: NonFiniteError, state: RunState, best: Best) -> TrainingError:
         """The error with the step, the batch's files and a saved state to look at."""
-        batch = next(batch for step, batch in self._recent if step == error.run_step)
-        own = [self._corpus.relative_path(int(item)) for item in batch.utterances]
+        heard = next(heard for heard in self._recent if heard.run_step == error.run_step)
+        own = [self._corpus.relative_path(int(item)) for item in heard.utterances]
         files = [file for files in self._processes.gather(own) for file in files]
         state.step = error.run_step  # on a GPU another update has begun since, and changed nothing
         path = self._config.logging.directory / "non_finite.pt"

@@ -69,7 +69,7 @@ class Trainer:
     def run(self) -> RunState:
         """Train to the end; returns the final state. ``best`` then holds the weights of best.pt."""
         if self.best is None:
-            self.checkpoints.set_earlier_run_aside()
+            self.processes.from_first(self.checkpoints.set_earlier_run_aside)
             self._score_pretrained()
         if self.state.stage_epoch == 0:
             self._keep_stage(self.state.stage)  # again on resuming: the run may have been cut off before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mrl.evaluation import baselines as module
 from mrl.evaluation.baselines import FULL_SIZE, Resampling, baselines
 from mrl.evaluation.bootstrap import TrialSpeakers, bootstrap_eers, interval
 from mrl.evaluation.metrics import equal_error_rate
@@ -87,3 +88,29 @@ def test_intervals_are_of_the_resamples_of_any_other_system(vectors, trials):
     )
     assert found[1].intervals == (interval(rows[0], 0.9),)
     assert found[0].intervals == (interval(rows[1], 0.9),)
+
+
+@pytest.mark.parametrize(
+    ("limit", "calls"), [({}, [9]), ({"_MOST_SYSTEMS": 4}, [4, 4, 1]), ({"_MOST_BYTES": 1}, [1] * 9)]
+)
+def test_all_are_resampled_together_as_far_as_memory_allows(vectors, trials, monkeypatch, limit, calls):
+    enrolment, test, labels = trials
+    for name, value in limit.items():
+        monkeypatch.setattr(module, name, value)
+    asked = []
+
+    def counted(scores, *args, **kwargs):
+        asked.append(len(scores))
+        return bootstrap_eers(scores, *args, **kwargs)
+
+    monkeypatch.setattr(module, "bootstrap_eers", counted)
+    others = {"a": vectors, "short": vectors[:, :4], "b": vectors[:, ::-1]}
+    speakers = TrialSpeakers(SPEAKERS[enrolment], SPEAKERS[test], 12)
+    found = baselines(
+        vectors, *trials, [2, 4, 10], others=others, resampling=Resampling(speakers, 5, 20, 0.9)
+    )
+    assert asked == calls
+    for baseline, of_vectors in zip(found, [vectors, *others.values()], strict=True):
+        rows = prefix_scores(of_vectors, enrolment, test, baseline.dims)
+        alone = [bootstrap_eers(row, labels, speakers, seed=5, resamples=20)[0] for row in rows]
+        assert baseline.intervals == tuple(interval(rates, 0.9) for rates in alone)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mrl.data.trials import Trial, TrialList, read_trials
 from mrl.errors import DataError
+from mrl.evaluation import bootstrap
 from mrl.evaluation.bootstrap import TrialSpeakers, bootstrap_eers, interval, trial_speakers
 from mrl.evaluation.metrics import equal_error_rate, equal_error_rate_of_sorted
 from mrl.randomness import numpy_generator
@@ -71,6 +72,58 @@ def test_systems_are_compared_on_the_same_resamples():
     np.testing.assert_allclose(other, 1 - first, atol=1e-12)
     np.testing.assert_array_equal(bootstrap_eers(scores, labels, speakers, seed=0, resamples=50)[0], first)
     assert not np.array_equal(bootstrap_eers(scores, labels, speakers, seed=1, resamples=50)[0], first)
+
+
+def plain_rates(scores, labels, speakers, seed, resamples):
+    """One resample after the other, with a weight of 8 bytes for each trial, as given."""
+    order = np.argsort(scores, kind="stable")
+    targets, nontargets = order[labels[order]], order[~labels[order]]
+    for number in range(resamples):
+        generator = numpy_generator(seed, "bootstrap", number)
+        while True:
+            drawn = generator.integers(speakers.num_speakers, size=speakers.num_speakers)
+            times = np.bincount(drawn, minlength=speakers.num_speakers)
+            first, second = times[speakers.enrolment], times[speakers.test]
+            weights = np.where(labels, first, first * second)
+            if weights[targets].any() and weights[nontargets].any():
+                break
+        yield equal_error_rate_of_sorted(
+            scores[targets], scores[nontargets], weights[targets], weights[nontargets]
+        ).rate
+
+
+@pytest.mark.parametrize("num_speakers", [2, 6, 300])
+def test_rates_are_exactly_the_plain_ones(num_speakers):
+    labels, speakers = trials_of(4, 3000, num_speakers)
+    scores = np.round(np.random.default_rng(1).normal(labels * 1.0, size=(3, 3000)), 2)
+    found = bootstrap_eers(scores, labels, speakers, seed=8, resamples=25)
+    for row, rates in zip(scores, found, strict=True):
+        assert rates.tolist() == list(plain_rates(row, labels, speakers, 8, 25))
+
+
+def test_weights_of_one_speaker_drawn_often_do_not_overflow(monkeypatch):
+    # Speakers drawn 12, 200 and 5 times: products of 2,400 are too large for a byte, and 200^2 for two of them.
+    drawn = np.repeat([0, 1, 2], [12, 200, 5])
+    labels = np.array([True, True, True, False, False, False])
+    enrolment, test = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
+
+    class Drawing:
+        def integers(self, num_speakers, size):
+            return drawn
+
+    monkeypatch.setattr(bootstrap, "numpy_generator", lambda *keys: Drawing())
+    scores = np.array([0.0, 2.0, 4.0, 1.0, 3.0, -1.0])
+    weights = [12, 200, 5, 12 * 200, 200 * 5, 5 * 12]
+    expected = equal_error_rate(np.repeat(scores, weights), np.repeat(labels, weights)).rate
+    rates = bootstrap_eers(scores, labels, TrialSpeakers(enrolment, test, 217), seed=0, resamples=1)
+    assert rates[0, 0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_each_resample_is_told():
+    labels, speakers = trials_of(2)
+    told = []
+    bootstrap_eers(np.zeros((3, len(labels))), labels, speakers, seed=0, resamples=7, advance=told.append)
+    assert told == [1] * 7
 
 
 def test_interval_by_hand():

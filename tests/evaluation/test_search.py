@@ -10,13 +10,13 @@ import pytest
 from mrl.errors import DataError, MRLError
 from mrl.evaluation import search
 from mrl.evaluation.search import (
-    enrolled_vectors,
-    query_vectors,
+    SpeakerModel,
+    made_gallery,
     require_faiss,
     rerank,
     search_work,
     shortlist_search,
-    within_speaker_noise,
+    speaker_model,
 )
 
 SPEAKERS = np.repeat(np.arange(40), 5)
@@ -30,45 +30,97 @@ def real_vectors(within=0.5, seed=0):
     return (7 * rows).astype(np.float32)
 
 
-def test_noise_by_hand():
-    # About each speaker's mean (0.6, 0) and (0, 1): 0.8 to either side in the second number; three vectors of two.
-    vectors = np.float32([[3, 4], [3, -4], [0, 2]])
-    factor = within_speaker_noise(vectors, ["a", "a", "b"])
-    np.testing.assert_allclose(factor @ factor.T, [[0, 0], [0, 2 * 0.8**2]], atol=1e-6)
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_one_recording_of_each_speaker_says_nothing_of_noise():
-    with pytest.raises(DataError, match="needs two recordings of one speaker"):
-        within_speaker_noise(np.eye(3, dtype=np.float32), [0, 1, 2])
+def cosine_within(vectors, speakers):
+    """The mean cosine of two recordings of one speaker."""
+    cosines = unit(vectors) @ unit(vectors).T
+    return cosines[(speakers[:, None] == speakers) & ~np.eye(len(speakers), dtype=bool)].mean()
 
 
-def test_enrolled_vectors_lie_around_the_real_ones(monkeypatch):
-    vectors, told = real_vectors(), []
-    monkeypatch.setattr(search, "_CHUNK", 300)
-    nowhere = enrolled_vectors(vectors, np.zeros((WIDTH, WIDTH), np.float32), 450, 0, told.append)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.testing.assert_allclose(nowhere, unit[np.arange(450) % 200], atol=1e-6)
-    assert told == [300, 150]
-    moved = enrolled_vectors(vectors, within_speaker_noise(vectors, SPEAKERS), 450, 0)
-    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, atol=1e-6)
-    assert 0.5 < np.mean((moved * nowhere).sum(1)) < 0.98
-    assert len(np.unique(moved[:, 0])) == 450
+def test_the_model_by_hand():
+    # Speaker a: (0.6, 0) on average, 0.8 to either side in the second number. Speaker b: (0, 1), recorded once.
+    model = speaker_model(np.float32([[3, 4], [3, -4], [0, 2]]), ["a", "a", "b"])
+    np.testing.assert_allclose(model.within @ model.within.T, [[0, 0], [0, 2 * 0.8**2]], atol=1e-6)
+    np.testing.assert_allclose(model.mean, [0.3, 0.5], atol=1e-6)
+    # The noise left in the means, 1.28 (1/2 + 1) / 2, is more than the 0.34 that they differ by: nothing is B's.
+    np.testing.assert_allclose(model.centres, [[0.3, 0.5]] * 2, atol=1e-6)
+    np.testing.assert_allclose(model.between, 0, atol=1e-6)
 
 
-def test_noise_has_the_measured_covariance():
-    factor = within_speaker_noise(real_vectors(), SPEAKERS)
-    centre = np.float32([[1000] + [0] * (WIDTH - 1)])  # so far out that the length hardly changes
-    moved = query_vectors(np.repeat(centre, 4, 0), factor, 60_000, 0) * 1000
-    np.testing.assert_allclose(np.cov(moved[:, 1:].T), (factor @ factor.T)[1:, 1:], atol=0.002)
+def test_centres_are_drawn_together_by_the_noise_left_in_their_means():
+    # Means (0.96, 0) and (0, 0.96), each recording 0.28 to the side: W has the trace 4 * 0.28^2 / 2, its half is left.
+    rows = np.float32([[0.96, 0, 0.28], [0.96, 0, -0.28], [0, 0.96, 0.28], [0, 0.96, -0.28]])
+    model = speaker_model(rows, [0, 0, 1, 1])
+    spread, left = 0.48**2 * 2, 0.28**2
+    shrunk = 0.48 * np.sqrt((spread - left) / spread)
+    np.testing.assert_allclose(model.centres[0], [0.48 + shrunk, 0.48 - shrunk, 0], atol=1e-6)
+    np.testing.assert_allclose(np.trace(model.between @ model.between.T), spread - left, atol=1e-6)
+
+
+@pytest.mark.parametrize("speakers", [[0, 1, 2], [0, 0, 0]])
+def test_too_few_speakers_or_recordings_are_refused(speakers):
+    with pytest.raises(DataError, match="needs two speakers, and two recordings of one"):
+        speaker_model(np.eye(3, dtype=np.float32), speakers)
+
+
+@pytest.mark.parametrize("each", [2, 5, 20])
+@pytest.mark.parametrize("within", [0.3, 0.7, 1.2])
+def test_a_query_is_as_close_to_its_enrolled_vector_as_real_recordings_are(within, each):
+    rng = np.random.default_rng(each)
+    speakers, width = np.repeat(np.arange(60), each), 48
+    centres = 0.3 + np.linspace(1.5, 0.5, width) * rng.normal(size=(60, width))
+    vectors = centres[speakers] + within * np.linspace(0.5, 1.5, width) * rng.normal(
+        size=(len(speakers), width)
+    )
+    enrolled, queries, own = made_gallery(speaker_model(vectors.astype(np.float32), speakers), 3000, 2000, 0)
+    real = cosine_within(vectors, speakers)
+    assert (queries * enrolled[own]).sum(1).mean() == pytest.approx(real, abs=0.03)
+    strangers = (queries * enrolled[(own + 1) % 3000]).sum(1).mean()
+    different = (unit(vectors) @ unit(vectors).T)[speakers[:, None] != speakers].mean()
+    assert strangers == pytest.approx(different, abs=0.03)
+    assert strangers < real - 0.2
+
+
+def without_noise(model):
+    return model._replace(within=np.zeros_like(model.within))
+
+
+def test_made_speakers_are_the_real_ones_and_then_others(monkeypatch):
+    model, told = speaker_model(real_vectors(), SPEAKERS), []
+    monkeypatch.setattr(search, "_CHUNK", 30)  # the real speakers end within the second chunk
+    enrolled, queries, own = made_gallery(without_noise(model), 100, 500, 0, told.append)
+    np.testing.assert_allclose(enrolled[:40], unit(model.centres), atol=1e-6)
+    assert told == [30, 30, 30, 10]
+    cosines = enrolled @ enrolled.T - 2 * np.eye(100)
+    assert cosines.max() < 0.95
+    np.testing.assert_allclose(queries, enrolled[own], atol=1e-6)
+    assert set(own) == set(range(100))
+
+
+def test_made_speakers_and_recordings_have_the_measured_covariances():
+    model = speaker_model(real_vectors(), SPEAKERS)
+    far = np.float32([1000] + [0] * (WIDTH - 1))  # so far out that the length hardly changes
+    found = SpeakerModel(np.empty((0, WIDTH), np.float32), far, model.between, model.within)
+    enrolled, queries, own = (
+        part * scale
+        for part, scale in zip(made_gallery(found, 60_000, 60_000, 0), (1000, 1000, 1), strict=True)
+    )
+    between, within = (factor @ factor.T for factor in (model.between, model.within))
+    np.testing.assert_allclose(np.cov(enrolled[:, 1:].T), (between + within)[1:, 1:], atol=0.003)
+    differences = queries - enrolled[own]
+    np.testing.assert_allclose(np.cov(differences[:, 1:].T), 2 * within[1:, 1:], atol=0.003)
 
 
 def test_what_is_made_depends_on_the_seed():
-    vectors = real_vectors()
-    factor = within_speaker_noise(vectors, SPEAKERS)
-    one, same, other = (enrolled_vectors(vectors, factor, 50, seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert not np.allclose(one, other)
-    assert not np.allclose(query_vectors(one, factor, 9, 0), query_vectors(one, factor, 9, 1))
+    model = speaker_model(real_vectors(), SPEAKERS)
+    one, same, other = (made_gallery(model, 50, 9, seed) for seed in (0, 0, 1))
+    for part, again in zip(one, same, strict=True):
+        np.testing.assert_array_equal(part, again)
+    assert not np.allclose(one.enrolled, other.enrolled)
+    assert not np.allclose(one.queries, other.queries)
 
 
 def test_reranking_by_hand():
@@ -81,12 +133,8 @@ def test_reranking_by_hand():
 
 
 def plain_recall(vectors, small_dim, enrolled, shortlist, queries):
-    everyone = enrolled_vectors(vectors, within_speaker_noise(vectors, SPEAKERS), enrolled, 3)
-    asked = query_vectors(everyone, within_speaker_noise(vectors, SPEAKERS), queries, 3)
-    short, asked_short = (
-        rows[:, :small_dim] / np.linalg.norm(rows[:, :small_dim], axis=1)[:, None]
-        for rows in (everyone, asked)
-    )
+    everyone, asked, _ = made_gallery(speaker_model(vectors, SPEAKERS), enrolled, queries, 3)
+    short, asked_short = (unit(rows[:, :small_dim]) for rows in (everyone, asked))
     listed = np.argsort(-asked_short @ short.T, axis=1)[:, :shortlist]
     nearest = (asked @ everyone.T).argmax(1)
     return np.mean((listed == nearest[:, None]).any(1))

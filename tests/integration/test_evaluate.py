@@ -16,6 +16,7 @@ import mrl
 from mrl.audio import read
 from mrl.data.trials import read_trials
 from mrl.errors import CheckpointError
+from mrl.evaluation.metrics import equal_error_rate
 from mrl.evaluation.report_json import read_report
 from mrl.evaluation.run import PARTS
 from mrl.evaluation.verification import verify
@@ -107,7 +108,9 @@ def test_everything_at_once(finished, capsys):
     assert made.durations.rows[-1] == "full"
     assert made.durations.eers[-1] == pytest.approx([prefix.eer for prefix in made.prefixes])
     assert made.precisions.rows[0] == "float32"
-    assert found.search[0].recall == 1.0
+    assert found.search[0].method == "exact"
+    assert all(0.0 <= point.recall <= 1.0 for point in found.search[1:])
+    assert len(found.search) > 1
     assert set(found.seconds) == {"network", "scoring", "search"}
     html = Path("logs/evaluation/report.html").read_text()
     assert "stage full" in html
@@ -154,6 +157,17 @@ def test_a_kaldi_list_and_enrolled_models(finished):
     assert evaluate.main([*BEST, *SMALL, "--set", lists]) == 0
     kaldi_report, models = report().lists
     assert models.num_trials == len(speakers) ** 2
+    encoder = mrl.load_encoder("checkpoints/best.pt")
+    unit = {path: encoder.embed_file(Path("speech/validation") / path) for path in trials.utterances}
+    enrolled = {s: (unit[paths[0]] + unit[paths[1]]) / 2 for s, paths in own.items()}
+    scores = [
+        [float(torch.cosine_similarity(enrolled[s][:16], unit[p[-1]][:16], 0)) for p in own.values()]
+        for s in speakers
+    ]
+    labels = np.eye(len(speakers), dtype=bool)
+    assert models.prefixes[1].eer == pytest.approx(
+        equal_error_rate(np.ravel(scores), labels.ravel()).rate, abs=1e-9
+    )
     assert evaluate.main([*BEST, *SMALL]) == 0
     assert [p.eer for p in kaldi_report.prefixes] == [p.eer for p in report().lists[0].prefixes]
 
@@ -201,6 +215,14 @@ def test_each_part_works_alone(finished, part):
     made = report().lists[0]
     assert np.isfinite([prefix.eer for prefix in made.prefixes]).all()
     assert all(prefix.interval is None for prefix in made.prefixes)
+    done = {
+        "baselines": bool(made.baselines),
+        "cohort": bool(made.normalised and made.centred),
+        "grids": bool(made.durations and made.precisions),
+        "cascade": bool(made.cascade),
+        "search": bool(report().search),
+    }
+    assert done == {name: name == part for name in PARTS}
 
 
 def test_training_audio_that_is_gone_is_an_error_where_it_is_needed(finished, capsys):
@@ -208,3 +230,39 @@ def test_training_audio_that_is_gone_is_an_error_where_it_is_needed(finished, ca
     assert evaluate.main([*BEST, *SMALL]) == 0
     assert evaluate.main([*BEST, *SMALL, "--with", "cohort"]) == 2
     assert "speech/train" in capsys.readouterr().err
+
+
+def test_decisions_of_another_list_are_kept_unless_they_are_to_be_replaced(finished, capsys):
+    trials = Path("logs/trials/made.txt").read_text().splitlines()
+    Path("fewer.txt").write_text("\n".join(trials[: len(trials) - 3]))
+    fewer = ["--trials", "fewer.txt", "--root", "speech/validation"]
+    assert evaluate.main([*BEST, *SMALL, "--dims", "8", "32"]) == 0
+    assert evaluate.main([*BEST, *SMALL, *fewer]) == 0
+    assert "stays as it is, measured on made" in " ".join(capsys.readouterr().out.split())
+    bundle = mrl.load_encoder("checkpoints/best.pt").decisions
+    assert (bundle.measured_on.name, [prefix.dim for prefix in bundle.prefixes]) == ("made", [8, 32])
+    assert evaluate.main([*BEST, *SMALL, "--dims", "4", "8"]) == 0  # the same list: what it lacks is added
+    bundle = mrl.load_encoder("checkpoints/best.pt").decisions
+    assert [prefix.dim for prefix in bundle.prefixes] == [4, 8, 32]
+    assert evaluate.main([*BEST, *SMALL, *fewer, "--replace-decisions"]) == 0
+    assert mrl.load_encoder("checkpoints/best.pt").decisions.measured_on.name == "fewer"
+
+
+def test_what_can_be_refused_is_refused_before_anything_is_embedded(finished, capsys, monkeypatch):
+    monkeypatch.setattr("mrl.evaluation.session.pool_utterances", lambda *_, **__: pytest.fail("embedded"))
+    first, second = (trial for trial in Path("logs/trials/made.txt").read_text().splitlines()[:2])
+    Path("wrong.txt").write_text(f"{first}\n{1 - int(second[0])}{second[1:]}\n")
+    assert evaluate.main([*BEST, "--trials", "wrong.txt", "--root", "speech/validation"]) == 2
+    assert evaluate.main([*BEST, "--dims", "32", "--with", "cascade"]) == 2
+    assert "two prefixes" in capsys.readouterr().err
+    shutil.rmtree("speech/train")
+    assert evaluate.main([*BEST, "--with", "baselines"]) == 2
+
+
+def test_speakers_that_were_trained_on_are_said(finished, capsys):
+    wavs = sorted((finished / "speech/train").rglob("*.wav"))
+    paths = [path.relative_to(finished / "speech/train").as_posix() for path in wavs[:8]]
+    lines = [f"{int(a.split('/')[0] == b.split('/')[0])} {a} {b}" for a in paths for b in paths if a < b]
+    Path("own.txt").write_text("\n".join(lines))
+    assert evaluate.main([*BEST, *SMALL, "--trials", "own.txt", "--root", "speech/train"]) == 0
+    assert "of its speakers were trained on" in capsys.readouterr().out

@@ -207,7 +207,20 @@ def test_speeds_mixup_masks_and_a_teacher_are_cached_too(run, monkeypatch):
 
 
 def test_repeats_within_an_epoch_are_other_views(run, monkeypatch):
-    assert run(**head_stage(utterances_per_speaker=4, epochs=1)) == 0
+    rows = []
+    real = stage_batches.CachedBatches.rows_of
+
+    def watched(self, keys):
+        first, again, later, round_again = real(self, [(1, 5), (1, 5, 1), (2, 5), (3, 5)])
+        rows.append((first, again, later, round_again))
+        return real(self, keys)
+
+    monkeypatch.setattr(stage_batches.CachedBatches, "rows_of", watched)
+    assert run(**head_stage(epochs=1)) == 0
+    first, again, later, round_again = rows[0]
+    assert first < 32 <= again  # the other view
+    assert again == later
+    assert first == round_again
 
 
 def test_too_little_room_is_said_before_anything_is_computed(run, monkeypatch, capsys):
@@ -221,8 +234,11 @@ def test_too_little_room_is_said_before_anything_is_computed(run, monkeypatch, c
 def test_another_run_that_fills_the_same_cache_is_an_error(run, capsys):
     fcntl = pytest.importorskip("fcntl")
     assert run(**head_stage()) == 0
+    rows = caches()[0] / "rows.bin"
     with (caches()[0] / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(**head_stage()) == 0  # it is complete: nobody fills it
+        rows.write_bytes(b"\0" + rows.read_bytes()[1:])
         assert run(**head_stage()) == 2
     assert "another run is filling this feature cache" in capsys.readouterr().err
 

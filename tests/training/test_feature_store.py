@@ -115,7 +115,7 @@ def test_a_list_that_a_crash_cut_off_costs_a_block_at_most(tmp_path):
     lines = (tmp_path / "blocks.0.txt").read_text()
     (tmp_path / "blocks.0.txt").write_text(lines[:-3])
     assert store.missing(range(6)) == [5]
-    store.write(4, records(4, 4), [])  # its line runs on from the torn one
+    store.write(4, records(4, 4), [])  # its line begins anew
     assert store.missing(range(6)) == [5]
     store.write(5, records(5, 5), [])
     assert store.missing(range(6)) == []

@@ -219,7 +219,7 @@ def test_fp16_overflow_is_skipped_and_the_scale_falls(tiny_config):
     encoder.cuda(), criterion.cuda()
     plan = StagePlan(StageConfig(**STAGE), 0, 5, (8, 16), PEAK)
     updater = Updater(encoder, criterion, plan, RuntimeConfig(device="cuda", precision="fp16"), 3)
-    updater._scaler.update(2.0**30)
+    updater._scaler = torch.amp.GradScaler("cuda", init_scale=2.0**30)
     before = criterion.loss.class_vectors.detach().clone()
     batch = batch_of(CROPS.cuda(), Targets(TARGETS.speakers.cuda()))
     assert updater.update(batch, stage_step=0, run_step=0) == []  # read one update late
