@@ -128,11 +128,12 @@ def equal_error_rate_of_sorted(
     return _on_the_line(errors(after), errors(before), after, before, num_targets * num_nontargets)
 
 
-def _weight_below(weights: NDArray[np.int64] | None) -> Callable[[np.intp | int], int]:
+def _weight_below(weights: NDArray[np.signedinteger] | None) -> Callable[[np.intp | int], int]:
     """How much weight the first so many scores have; without weights, each has 1."""
     if weights is None:
         return int
-    sums = np.concatenate([[0], np.cumsum(weights)])
+    sums = np.zeros(len(weights) + 1, dtype=np.int64)
+    np.cumsum(weights, out=sums[1:])
     return lambda place: int(sums[place])
 
 

@@ -182,6 +182,9 @@ class _Analyst:
             )
         if self._durations is not None:
             durations = {seconds: rows(each) for seconds, each in self._durations.items()}
+        resamples = session.config.evaluation.bootstrap
+        intervals = f", {resamples:,} resamples of its speakers" if resamples else ""
+        session.console.say(f"scoring {trials.name}: {len(trials):,} trials{intervals}")
         with session.timed("scoring"):
             return ListAnalysis(trials, rows(self._embeddings), self._dims, session.config).report(
                 cohort=self._cohort,
