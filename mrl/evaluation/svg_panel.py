@@ -116,13 +116,13 @@ def vertical(x: float, y: float, other_y: float, class_: str) -> Markup:
 
 def bar(x: float, y: float, other_y: float, series: int) -> Markup:
     """An interval of a series."""
-    return vertical(x, y, other_y, f"bar series{series % NUM_SERIES}")
+    return vertical(x, y, other_y, f"bar series{_colour(series)}")
 
 
 def mark(x: float, y: float, series: int, size: float = 5.0) -> Markup:
     """The mark of a series around a point: a shape of its own, so that colour is not needed to tell it."""
-    corners = _MARKS[series % len(_MARKS)]
-    class_ = f"mark series{series % NUM_SERIES}"
+    corners = _MARKS[(series + 3 * (series // NUM_SERIES)) % len(_MARKS)]
+    class_ = f"mark series{_colour(series)}"
     if corners is None:
         return element("circle", cx=x, cy=y, r=size, class_=class_)
     points = " ".join(f"{_short(x + size * right)},{_short(y + size * down)}" for right, down in corners)
@@ -131,7 +131,12 @@ def mark(x: float, y: float, series: int, size: float = 5.0) -> Markup:
 
 def line_class(series: int) -> str:
     """The class of a series' line: its colour and its dashes."""
-    return f"line series{series % NUM_SERIES} dash{series % NUM_SERIES}"
+    return f"line series{_colour(series)} dash{(series + 3 * (series // NUM_SERIES)) % NUM_SERIES}"
+
+
+def _colour(series: int) -> int:
+    """Colours come again from the second on: the first series keeps its own."""
+    return series if series < NUM_SERIES else 1 + (series - 1) % (NUM_SERIES - 1)
 
 
 def threshold_class(place: int) -> str:

@@ -76,4 +76,11 @@ def test_series_differ_in_more_than_colour() -> None:
     shapes = {re.sub("series[0-9]", "", mark(0, 0, series)) for series in range(NUM_SERIES)}
     assert len(shapes) == NUM_SERIES
     assert len({line_class(series) for series in range(NUM_SERIES)}) == NUM_SERIES
-    assert line_class(NUM_SERIES) == line_class(0)
+    assert line_class(2 * NUM_SERIES)  # they come again, but do not run out
+
+
+def test_no_two_of_twelve_series_look_alike():
+    looks = [(line_class(series), str(mark(0, 0, series))) for series in range(12)]
+    assert len(set(looks)) == 12
+    assert len({line for line, _ in looks}) == 12
+    assert sum("series0" in line for line, _ in looks) == 1
