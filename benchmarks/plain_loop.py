@@ -60,9 +60,7 @@ class PlainLoop:
         parameters = [*self._network.parameters(), self._vectors]
         self._optimizer = torch.optim.AdamW(parameters, lr=1e-4)
         crops = PlainCrops(corpus, num_samples)
-        self._batches = self._endless(
-            DataLoader(crops, batch, shuffle=True, drop_last=True, num_workers=workers)
-        )
+        self._batches = endless(DataLoader(crops, batch, shuffle=True, drop_last=True, num_workers=workers))
         self.losses: list[float] = []
 
     def step(self) -> None:
@@ -74,7 +72,8 @@ class PlainLoop:
         self._optimizer.step()
         self.losses.append(loss.item())
 
-    @staticmethod
-    def _endless(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in itertools.count():
-            yield from loader
+
+def endless(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epoch after epoch."""
+    for _ in itertools.count():
+        yield from loader

@@ -233,6 +233,8 @@ class ListAnalysis:
         resampled: NDArray[np.float64] | None,
         speakers: TrialSpeakers | None,
     ) -> str:
+        if len(self._dims) == 1:
+            return ""
         return recommend(
             self._dims,
             [prefix.eer for prefix in prefixes],

@@ -103,7 +103,7 @@ def _list_section(place: int, item: ListReport, curves: Sequence[ScoreCurves], c
         element("h3", "EER against dimension"),
         eer_figure(item, confidence),
         _table(error_table(item.prefixes, confidence)),
-        _table(threshold_table(item.prefixes)),
+        _table(threshold_table(item.prefixes, item.num_trials - item.num_targets)),
     ]
     if item.normalised or item.centred or item.baselines:
         parts += [element("h3", "Compared with"), _table(comparison_table(item, confidence))]

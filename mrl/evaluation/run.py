@@ -75,7 +75,9 @@ def evaluate(request: Request) -> Report:
     others = _require_all(request, session, dims, content)
     remarks = _who_was_heard(session)
     embeddings = session.embed(encoder, "the checkpoint")
-    cohort = cohort_means(*session.embed_cohort(encoder)) if "cohort" in request.parts else None
+    cohort = (
+        cohort_means(*session.embed_cohort(encoder, "the checkpoint")) if "cohort" in request.parts else None
+    )
     findings = _Analyst(request, session, encoder, embeddings, dims, cohort, others).findings()
     search: tuple[SearchPoint, ...] = ()
     if "search" in request.parts:
@@ -196,7 +198,7 @@ class _Analyst:
 
     def _compare(self, others: OtherEncoders) -> Compared:
         session = self._session
-        sample, speakers = session.embed_cohort(others.released)
+        sample, speakers = session.embed_cohort(others.released, "the released model")
         return Compared(
             session.embed(others.released, "the released model"),
             fit_projections(sample, speakers, session.config.seed),

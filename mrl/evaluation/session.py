@@ -102,23 +102,23 @@ class Session:
         """The rows of ``embeddings`` [U, D] that are the utterances of list ``number``, in its order."""
         return embeddings[self._utterances.places(number)]
 
-    def embed_cohort(self, encoder: SpeakerEncoder) -> tuple[Vectors, NDArray[np.int64]]:
+    def embed_cohort(self, encoder: SpeakerEncoder, name: str) -> tuple[Vectors, NDArray[np.int64]]:
         """Raw embeddings [C, D] of utterances of training speakers, and whose they are [C].
 
         Raises DataError where the training corpus is not there any more, or holds a speaker of a list.
         """
         key = fingerprint_of(encoder.backbone)
         if key not in self._cohorts:
-            self._cohorts[key] = self._pool_cohort(encoder.to(self.device).backbone)
+            self._cohorts[key] = self._pool_cohort(encoder.to(self.device).backbone, name)
         cohort = self._cohorts[key]
         return project(encoder.to(self.device).head, cohort.pooled), cohort.speakers
 
-    def _pool_cohort(self, trunk: Trunk) -> Cohort:
+    def _pool_cohort(self, trunk: Trunk, name: str) -> Cohort:
         numbers = self.config.evaluation
         asked = numbers.cohort_speakers, numbers.cohort_utterances_per_speaker
         chosen = candidates(self._corpus, *asked, self.config.seed)
         total = sum(min(len(utterances), asked[1]) for _, utterances in chosen)
-        with self.timed("network"), self.console.progress("cohort", total) as bar:
+        with self.timed("network"), self.console.progress(f"cohort ({name})", total) as bar:
             cohort = embed_cohort(
                 trunk,
                 self._corpus,

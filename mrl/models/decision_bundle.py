@@ -187,8 +187,8 @@ class DecisionBundle(_Part):
         held = ", ".join(f"{point.rate:g}" for point in prefix.at_false_accept_rates) or "none"
         raise CheckpointError(
             f"the decision bundle has no threshold for a false-accept rate of {false_accept_rate:g}, only for: {held}; "
-            f"evaluation.false_accept_rates asks for them, and the {self.measured_on.num_nontargets:,} non-target "
-            f"trials of {self.measured_on.name} resolve none below {1 / self.measured_on.num_nontargets:.2g}"
+            f"others from {1 / self.measured_on.num_nontargets:.2g} on, which is one non-target trial of "
+            f"{self.measured_on.name}, are measured by {MAKE_ONE} --set evaluation.false_accept_rates=[...]"
         )
 
 

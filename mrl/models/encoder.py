@@ -162,7 +162,7 @@ class SpeakerEncoder(nn.Module):
                 )
             raise CheckpointError(
                 f"verify needs thresholds, and there is no decision bundle ({self.decisions_file}); make one: "
-                f"{MAKE_ONE}"
+                f"{MAKE_ONE}, which takes checkpoints of train.py (--set stages=[] makes one of a released model)"
             )
         rule = decisions.rule(dim, false_accept_rate)
         first, second = (self._embed_recording(recording, dim).double().cpu() for recording in (a, b))

@@ -74,13 +74,22 @@ class Validator:
         self._pooled = None  # not two of them at a time
         paths = self._utterances.paths
         rank, world_size = self._processes.rank, self._processes.world_size
-        with self._tracker.progress(f"scoring {title}", -(-len(paths) // world_size)) as bar:
+        whose = f" (process 1 of {world_size})" if world_size > 1 else ""
+        expected = -(-len(paths) // world_size)
+        with self._tracker.progress(f"scoring {title}{whose}", expected) as bar:
+            left = [expected]  # batches are dealt whole, so that a process may get a few more
+
+            def advance(count: int) -> None:
+                shown = min(count, left[0])
+                left[0] -= shown
+                bar.advance(shown)
+
             own = pool_utterances(
                 trunk,
                 paths,
                 max_seconds=self._config.validation.max_utterance_seconds,
                 workers=max(1, self._config.data.workers),
-                advance=bar.advance,
+                advance=advance,
                 rank=rank,
                 world_size=world_size,
             )

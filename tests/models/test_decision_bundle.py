@@ -99,7 +99,7 @@ def test_the_threshold_itself_is_accepted_and_a_rate_chooses_it(encoder, checkpo
         values["prefixes"][0]["at_false_accept_rates"][0]["threshold"] = threshold
         bundle_path(checkpoint).write_text(json.dumps(values))
         fresh = mrl.load_encoder(checkpoint)
-        assert fresh.verify(A, B, dim=8, false_accept_rate=0.01).decision is expected
+        assert fresh.decisions.rule(8, 0.01)(score).decision is expected
         assert fresh.verify(A, B, dim=8, false_accept_rate=0.05).decision is True
     assert encoder.verify(A, A).score == 1.0
 
