@@ -22,7 +22,7 @@ from mrl.evaluation.detection import report_prefix
 from mrl.evaluation.grids import duration_grid, precision_grid
 from mrl.evaluation.normalisation import centred, cohort_statistics, normalised_by_prefix
 from mrl.evaluation.projections import Projection
-from mrl.evaluation.recommendation import recommend
+from mrl.evaluation.recommendation import recommendation
 from mrl.evaluation.results import Baseline, Grid, Interval, ListReport, PrefixReport, ScoreCurves
 from mrl.evaluation.scoring import eer_curve, scores_by_prefix
 
@@ -235,11 +235,11 @@ class ListAnalysis:
     ) -> str:
         if len(self._dims) == 1:
             return ""
-        return recommend(
+        return recommendation(
             self._dims,
             [prefix.eer for prefix in prefixes],
             resampled,
             tolerance=self._numbers.tolerance / 100,
             num_speakers=len(self._trials.speakers()) if speakers is None else speakers.num_speakers,
             confidence=self._numbers.confidence,
-        )
+        ).words

@@ -139,26 +139,6 @@ def recommendation(
     return Recommendation(dim, dims[best], tolerance, tuple(losses), num_speakers, confidence)
 
 
-def recommend(
-    dims: Sequence[int],
-    eers: Sequence[float],
-    resampled: ArrayLike | None,
-    *,
-    tolerance: float,
-    num_speakers: int,
-    confidence: float = 0.95,
-) -> str:
-    """The words of `recommendation`."""
-    return recommendation(
-        dims,
-        eers,
-        resampled,
-        tolerance=tolerance,
-        num_speakers=num_speakers,
-        confidence=confidence,
-    ).words
-
-
 def speakers_needed(loss: Loss, tolerance: float, num_speakers: int) -> int | None:
     """So many speakers that the upper end of the interval would come down to ``tolerance``, to two digits.
 

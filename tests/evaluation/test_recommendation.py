@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mrl.evaluation.recommendation import recommend, recommendation, speakers_needed
+from mrl.evaluation.recommendation import recommendation, speakers_needed
 
 DIMS = (64, 128, 256)
 RESAMPLES = 4001
@@ -60,7 +60,7 @@ def test_the_number_of_speakers_by_hand():
 
 def test_that_speakers_are_lacking_is_said_without_a_number_where_none_would_do():
     eers = (0.012, 0.010)
-    words = recommend((1, 2), eers, resampled(eers, 0.002, 0), **options())
+    words = recommendation((1, 2), eers, resampled(eers, 0.002, 0), **options()).words
     assert words.endswith("To tell, more speakers are needed than 40.")
 
 
@@ -84,7 +84,7 @@ def test_a_smaller_one_that_is_unclear_does_not_hide_a_still_smaller_one_that_is
 
 
 def test_without_a_bootstrap_the_observed_losses_decide_and_it_is_said():
-    words = recommend(DIMS, (0.02, 0.0105, 0.010), None, **options())
+    words = recommendation(DIMS, (0.02, 0.0105, 0.010), None, **options()).words
     assert words == (
         "128 numbers are enough: 0.05 points above 256 (within the tolerance of 0.10); 512 bytes a speaker in "
         "float32 instead of 1,024. 64 numbers lose 1.00 points. No speakers were resampled, so chance is not ruled out."
@@ -92,7 +92,7 @@ def test_without_a_bootstrap_the_observed_losses_decide_and_it_is_said():
 
 
 def test_the_only_prefix_is_recommended():
-    words = recommend((256,), (0.01,), resampled((0.01,), 0), **options())
+    words = recommendation((256,), (0.01,), resampled((0.01,), 0), **options()).words
     assert (
         words
         == "Use 256 numbers: EER 1.00 %, the best, and the only prefix; 1,024 bytes a speaker in float32."
@@ -117,7 +117,7 @@ def test_confidence_widens_the_interval():
 
 def test_a_list_without_errors_says_little():
     rates = np.zeros((3, 10))
-    words = recommend(DIMS, (0.0, 0.0, 0.0), rates, **options())
+    words = recommendation(DIMS, (0.0, 0.0, 0.0), rates, **options()).words
     assert words.startswith("64 numbers are enough: EER 0.00 %, the best of all prefixes")
     assert words.endswith(
         "Without a single error there is little to compare; a larger or harder list says more."
