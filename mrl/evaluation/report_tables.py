@@ -191,7 +191,7 @@ def grid_table(grid: Grid) -> ReportTable:
 
 
 def cascade_table(points: Sequence[CascadePoint]) -> ReportTable:
-    columns = ("dims", "band of scores", "unsure %", "EER %", "full EER %", "minDCF", "full minDCF")
+    columns = ("dims", "band of scores", "unsure %", "EER %", "(full)", "minDCF", "(full)")
     rows = tuple(
         (
             f"{point.small_dim}→{point.full_dim}",

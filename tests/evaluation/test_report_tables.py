@@ -68,9 +68,10 @@ def test_what_has_no_value_is_a_dash() -> None:
 
 
 def test_thresholds_come_with_the_errors_made_there() -> None:
-    table = threshold_table([PREFIX])
+    table = threshold_table([PREFIX], 1000)
     assert table.columns == ("dim", "EER", "FAR 0.1 %")
     assert table.rows == (("64", "0.3100", "–"), ("", "1.23 / 1.24", "0.00 / 100.00"))
+    assert threshold_table([PREFIX], 999).columns == ("dim", "EER")  # a rate that the list cannot resolve
     assert threshold_name("min_dcf_0.05") == "minDCF 0.05"
     assert threshold_name("far_0.01") == "FAR 1 %"
 
