@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrl.audio import SAMPLE_RATE, read
-from mrl.config import Config
 from mrl.data.corpus import Corpus
 from mrl.data.overlap import require_unheard
-from mrl.data.training_corpus import Say, training_corpus
 from mrl.data.trial_list import TrialList, mean_unit_vectors
 from mrl.errors import AudioError, DataError
 from mrl.evaluation.embedding import Advance, Pooled, pool_utterances
@@ -49,18 +47,13 @@ class Cohort:
         return int(self.speakers[-1]) + 1
 
 
-def cohort_corpus(config: Config, lists: Sequence[TrialList], say: Say) -> Corpus:
-    """The corpus that a checkpoint with ``config`` was trained on, found free of the speakers of ``lists``.
-
-    Raises DataError for a corpus that is not there any more, and for speakers that are in a list too: their names.
-    """
-    corpus = training_corpus(config, say)
+def require_cohort_unheard(corpus: Corpus, lists: Sequence[TrialList]) -> None:
+    """Raise DataError where ``corpus``, which the cohort is from, holds speakers of ``lists``: their names."""
     require_unheard(
         corpus,
         lists,
         "a cohort of them would tell the scores who speaks; score a list of others, or do without a cohort",
     )
-    return corpus
 
 
 def candidates(
@@ -97,7 +90,7 @@ def embed_cohort(
 
     Args:
         trunk: is afterwards in the mode that it was in.
-        corpus: of speakers that are in no scored list (`cohort_corpus`).
+        corpus: of speakers that are in no scored list (`require_cohort_unheard`).
         num_speakers: as many as this, drawn at random.
         per_speaker: utterances of each.
         seed: of the draw.

@@ -6,6 +6,7 @@ Shapes: U utterances of the list, V vectors that its trials compare, N trials, D
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +86,7 @@ class ListAnalysis:
         Raises DataError where the folders of the list contradict its labels, and a bootstrap is asked for.
         """
         scores = self._table(self._scores_of(self._scored))
-        speakers = self._speakers() if self._numbers.bootstrap or with_cascade else None
+        speakers = self._speakers if self._numbers.bootstrap or with_cascade else None
         resampled = self._resampled(scores, speakers)
         intervals = self._intervals(resampled)
         prefixes = self._prefix_reports(scores, intervals)
@@ -116,10 +117,6 @@ class ListAnalysis:
         )
         return ListFindings(report, curves, tuple(self._remarks))
 
-    def scores(self) -> Iterator[NDArray[np.float64]]:
-        """Scores [N] at each prefix, in one buffer."""
-        return self._scores_of(self._scored)
-
     def _scores_of(self, scored: ScoredVectors) -> Iterator[NDArray[np.float64]]:
         return scores_by_prefix(scored.vectors, scored.enrolment, scored.test, self._dims)
 
@@ -139,6 +136,7 @@ class ListAnalysis:
             scores[place] = row
         return scores
 
+    @cached_property
     def _speakers(self) -> TrialSpeakers:
         return trial_speakers(self._trials)
 
@@ -180,7 +178,7 @@ class ListAnalysis:
     def _with_intervals(self, rows: Iterator[NDArray[np.float64]]) -> tuple[PrefixReport, ...]:
         """Reports of other ``rows`` of scores, which resample the same speakers as the plain ones."""
         scores = self._table(rows)
-        speakers = self._speakers() if self._numbers.bootstrap else None
+        speakers = self._speakers if self._numbers.bootstrap else None
         return self._prefix_reports(scores, self._intervals(self._resampled(scores, speakers)))
 
     def _baselines(self, compared: Compared, speakers: TrialSpeakers | None) -> tuple[Baseline, ...]:

@@ -15,7 +15,6 @@ from mrl.config_file import config_from_dict, load_config
 from mrl.console import Console
 from mrl.data.assemble import configured_lists
 from mrl.data.overlap import shared_speakers
-from mrl.data.training_corpus import training_corpus
 from mrl.data.trial_speakers import speaker_numbers
 from mrl.data.trials import TrialList, check_audio_exists, read_trials
 from mrl.device import choose_device
@@ -28,6 +27,7 @@ from mrl.evaluation.projections import fit_projections
 from mrl.evaluation.report_files import ListScores, write_report
 from mrl.evaluation.report_tables import print_report
 from mrl.evaluation.results import Report, SearchPoint
+from mrl.evaluation.scoring import scores_by_prefix
 from mrl.evaluation.search import require_faiss, search_work, shortlist_search
 from mrl.evaluation.session import Session
 from mrl.models.checkpoint_format import read_checkpoint
@@ -126,7 +126,7 @@ def _require_all(
 def _who_was_heard(session: Session) -> list[str]:
     """A sentence for each list with speakers that were trained on, as far as the training corpus is there."""
     try:
-        corpus = training_corpus(session.config, session.console.say)
+        corpus = session.training_corpus
     except DataError:
         return [
             "the training corpus is not there, so that nobody checked whether it holds speakers of a list"
@@ -281,7 +281,7 @@ def _write(
     if request.with_scores:
         scores = [
             ListScores(
-                trials, dims, ListAnalysis(trials, session.of_list(embeddings, number), dims, config).scores()
+                trials, dims, scores_by_prefix(*trials.vectors(session.of_list(embeddings, number)), dims)
             )
             for number, trials in enumerate(session.lists)
         ]

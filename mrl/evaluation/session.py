@@ -19,8 +19,9 @@ from torch import Tensor
 from mrl.config import Config
 from mrl.console import Console
 from mrl.data.corpus import Corpus
+from mrl.data.training_corpus import training_corpus
 from mrl.data.trial_list import TrialList
-from mrl.evaluation.cohort import Cohort, candidates, cohort_corpus, embed_cohort
+from mrl.evaluation.cohort import Cohort, candidates, embed_cohort, require_cohort_unheard
 from mrl.evaluation.embedding import Utterances, pool_utterances, project
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.fingerprint import fingerprint_of
@@ -84,7 +85,7 @@ class Session:
 
     def require_cohort(self) -> None:
         """Raise DataError where the training corpus is not there any more, or holds a speaker of a list."""
-        assert len(self._corpus)
+        require_cohort_unheard(self.training_corpus, self.lists)
 
     def _pool(self, encoder: SpeakerEncoder, name: str, max_seconds: float | None) -> Tensor:
         paths = self._utterances.paths
@@ -116,12 +117,12 @@ class Session:
     def _pool_cohort(self, trunk: Trunk, name: str) -> Cohort:
         numbers = self.config.evaluation
         asked = numbers.cohort_speakers, numbers.cohort_utterances_per_speaker
-        chosen = candidates(self._corpus, *asked, self.config.seed)
+        chosen = candidates(self.training_corpus, *asked, self.config.seed)
         total = sum(min(len(utterances), asked[1]) for _, utterances in chosen)
         with self.timed("network"), self.console.progress(f"cohort ({name})", total) as bar:
             cohort = embed_cohort(
                 trunk,
-                self._corpus,
+                self.training_corpus,
                 num_speakers=asked[0],
                 per_speaker=asked[1],
                 seed=self.config.seed,
@@ -133,5 +134,6 @@ class Session:
         return cohort
 
     @cached_property
-    def _corpus(self) -> Corpus:
-        return cohort_corpus(self.config, self.lists, self.console.say)
+    def training_corpus(self) -> Corpus:
+        """The corpus that the checkpoint was trained on. Raises DataError where it is not there any more."""
+        return training_corpus(self.config, self.console.say)

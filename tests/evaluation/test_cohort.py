@@ -11,10 +11,11 @@ import torch
 
 from mrl.config import Config
 from mrl.data.corpus import Corpus, scan
+from mrl.data.training_corpus import training_corpus
 from mrl.data.trials import Trial, TrialList
 from mrl.errors import DataError
 from mrl.evaluation import cohort
-from mrl.evaluation.cohort import candidates, cohort_corpus, cohort_means, embed_cohort
+from mrl.evaluation.cohort import candidates, cohort_means, embed_cohort, require_cohort_unheard
 from mrl.evaluation.embedding import pool_utterances
 from tests.data.corpora import corpus_of, counted
 
@@ -134,13 +135,14 @@ def test_speakers_of_a_scored_list_are_refused(corpus, tmp_path, monkeypatch):
         }
     )
     others = TrialList.from_trials("others", Path("/x"), [Trial(False, "e/1.wav", "f/1.wav")])
-    kept = cohort_corpus(config, [others], lambda _: None)
+    kept = training_corpus(config, lambda _: None)
+    require_cohort_unheard(kept, [others])
     assert len(kept.speakers) == 3
     (held,) = set(corpus.speakers) - set(kept.speakers)
     of_held = TrialList.from_trials("held", tmp_path, [Trial(False, f"{held}/1.wav", "z/1.wav")])
-    cohort_corpus(config, [others, of_held], lambda _: None)
+    require_cohort_unheard(kept, [others, of_held])
     known = TrialList.from_trials("known", Path("/x"), [Trial(False, f"{kept.speakers[0]}/1.wav", "z/1.wav")])
     with pytest.raises(
         DataError, match=rf"^speakers of data\.train .* list known too: 1, {kept.speakers[0]};"
     ):
-        cohort_corpus(config, [others, known], lambda _: None)
+        require_cohort_unheard(kept, [others, known])
