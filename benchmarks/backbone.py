@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.b2 import B2, TINY
 from benchmarks.plain_redimnet import PlainReDimNet
 from benchmarks.table import Claim, Table
-from benchmarks.timing import Timing, alternate, peak_bytes, ratio
+from benchmarks.timing import Timing, alternate, peak_on, ratio
 from mrl.models import memory_order
 from mrl.models.pretrained import build_released
 from mrl.models.released import ReleasedModel
@@ -85,13 +85,7 @@ def prepare(name: str, contender: str, size: Size, device: str) -> Callable[[], 
 
 def peak(name: str, contender: str, size: Size, device: str) -> int:
     """Bytes above weights and input while a work runs, gradients included."""
-    if device == "cpu":
-        return peak_bytes(prepare, name, contender, size, device)
-    work = prepare(name, contender, size, device)
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    work()
-    return torch.cuda.max_memory_allocated() - before
+    return peak_on(device, prepare, name, contender, size, device)
 
 
 def run(*, quick: bool = False) -> list[Table]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.table import Claim, Table
-from benchmarks.timing import alternate, peak_bytes, ratio
+from benchmarks.timing import alternate, peak_on, ratio
 from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier, Targets
 
 DIMS = (64, 128, 192, 256)
@@ -102,13 +102,7 @@ def prepare(contender: str, batch: int, classes: int, device: str) -> Callable[[
 
 def peak(contender: str, batch: int, classes: int, device: str) -> int:
     """Bytes above weights and inputs while a step runs, the gradients included."""
-    if device == "cpu":
-        return peak_bytes(prepare, contender, batch, classes, device)
-    step = prepare(contender, batch, classes, device)
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return torch.cuda.max_memory_allocated() - before
+    return peak_on(device, prepare, contender, batch, classes, device)
 
 
 def run(*, quick: bool = False) -> list[Table]:

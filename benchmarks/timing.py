@@ -80,6 +80,17 @@ def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     return rise
 
 
+def peak_on(device: str, function: Callable[..., Callable[[], object]], *arguments: Any) -> int:
+    """`peak_bytes` on the CPU; on a GPU, how far its allocated memory rises, in this process."""
+    if device == "cpu":
+        return peak_bytes(function, *arguments)
+    work = function(*arguments)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def _measure_peak(sender: Any, function: Callable[..., Callable[[], object]], arguments: Any) -> None:
     work = function(*arguments)
     before = _forget_peak()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import backbone
+from benchmarks import backbone, timing
 from benchmarks.b2 import B2, TINY
 from benchmarks.plain_redimnet import PlainReDimNet
 from mrl.models.pretrained import build_released, load_released
@@ -86,7 +86,7 @@ def run_here(function, *arguments):
 
 
 def test_the_table_is_whole(monkeypatch):
-    monkeypatch.setattr(backbone, "peak_bytes", run_here)
+    monkeypatch.setattr(timing, "peak_bytes", run_here)
     table = backbone.run(quick=True)[0]
     assert [row[0] for row in table.rows] == list(backbone.WORKS)
     assert all(len(row) == len(table.columns) for row in table.rows)
