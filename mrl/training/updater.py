@@ -50,6 +50,13 @@ class NonFiniteError(TrainingError):
         self.run_step = run_step
 
 
+class Requests(NamedTuple):
+    """What a process wishes for after a step; it happens if any of them does, in all at the same step."""
+
+    save: bool = False
+    stop: bool = False
+
+
 class StepValues(NamedTuple):
     """What one update measured. ``gradient_norm`` is that of the whole batch, unscaled, before clipping."""
 
@@ -62,13 +69,14 @@ class StepValues(NamedTuple):
     rates: dict[str, float]
     skipped: bool  # fp16 only: the gradient overflowed and the loss scale was lowered instead
     replaced: int  # utterances that could not be read, in all processes
+    requests: Requests  # of any process
     flow: Flow | None  # where it was asked for
 
 
 class _Pending(NamedTuple):
     """An update whose numbers have not been read yet."""
 
-    numbers: Tensor  # [gradient norm, total, teacher, replaced, per prefix...], on their way to the CPU
+    numbers: Tensor  # [gradient norm, total, teacher, replaced, save, stop, per prefix...], on their way to the CPU
     arrived: torch.cuda.Event | None
     run_step: int
     settings: PrefixSettings
@@ -129,7 +137,7 @@ class Updater:
         self._pending: deque[_Pending] = deque()
         # 1, and NaN from the first update on that must not happen: a factor of each loss, it stops all later ones.
         self._sound = torch.ones((), device=self._device)
-        self._zero = torch.zeros((), device=self._device)
+        self._zeros = torch.zeros(3, device=self._device)
 
     def update(
         self,
@@ -139,6 +147,7 @@ class Updater:
         run_step: int,
         plateau_reductions: int = 0,
         measure_flow: bool = False,
+        requests: Requests = Requests(),
     ) -> list[StepValues]:
         """One update from ``batch``; returns what has been measured and not returned yet.
 
@@ -155,7 +164,7 @@ class Updater:
         rates = self._set_rates(rate_factor_at(stage_step, plan, plateau_reductions))
 
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._accumulate_gradients(batch, settings)
+        losses = self._accumulate_gradients(batch, settings, requests)
         self._scaler.unscale_(self.optimizer)
         flow = measure_flow_of(self._encoder, self._criterion) if measure_flow else None
         norm = nn.utils.clip_grad_norm_(self._trained, plan.stage.gradient_clip or float("inf"))
@@ -169,13 +178,13 @@ class Updater:
         """The values of all updates that have not been returned yet; waits for them."""
         return self._read(leave=0)
 
-    def _accumulate_gradients(self, batch: StepBatch, settings: PrefixSettings) -> Tensor:
-        """Backward through the batch part by part; returns [total, teacher, replaced, per prefix...] of all of it.
+    def _accumulate_gradients(self, batch: StepBatch, settings: PrefixSettings, requests: Requests) -> Tensor:
+        """Backward through the batch part by part; returns [total, teacher, replaced, save, stop, per prefix...].
 
-        ``replaced`` counts utterances; the others are means over the batch.
+        ``replaced`` counts utterances, ``save`` and ``stop`` processes; the others are means over the batch.
         """
         stage = self._plan.stage
-        losses = torch.zeros(3 + len(self._plan.dims), device=self._device)
+        losses = torch.zeros(5 + len(self._plan.dims), device=self._device)
         parts = batch.parts(stage.accumulate_steps)
         for number, part in enumerate(parts):
             share = len(part.inputs) / len(batch.inputs)
@@ -184,10 +193,10 @@ class Updater:
                     terms = self._module(part, settings, stage.teacher_weight)
                 total, teacher = terms.total * self._sound, terms.teacher
                 self._scaler.scale(total * share).backward()
-            losses += share * torch.cat(
-                [total.detach()[None], teacher[None], self._zero[None], terms.per_prefix]
-            )
-        losses[2] = self._processes.world_size * len(batch.replaced)
+            losses += share * torch.cat([total.detach()[None], teacher[None], self._zeros, terms.per_prefix])
+        for place, value in enumerate((len(batch.replaced), *requests), start=2):
+            if value:  # a launch on the device that most steps can do without
+                losses[place] = self._processes.world_size * value
         return self._processes.mean(losses)
 
     def _communication(self, *, is_last: bool) -> AbstractContextManager[None]:
@@ -223,12 +232,13 @@ class Updater:
             update = self._pending.popleft()
             if update.arrived is not None:
                 update.arrived.synchronize()
-            norm, loss, teacher, replaced, *per_prefix = update.numbers.tolist()
+            norm, loss, teacher, replaced, save, stop, *per_prefix = update.numbers.tolist()
             skipped = self._check_finite(loss, norm, update.run_step)
             values.append(
                 StepValues(
                     *(update.run_step, loss, per_prefix, teacher, norm),
-                    *(update.settings, update.rates, skipped, round(replaced), update.flow),
+                    *(update.settings, update.rates, skipped, round(replaced)),
+                    *(Requests(save > 0.0, stop > 0.0), update.flow),
                 )
             )
         return values
