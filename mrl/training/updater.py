@@ -57,6 +57,9 @@ class Requests(NamedTuple):
     stop: bool = False
 
 
+NO_REQUESTS = Requests()
+
+
 class StepValues(NamedTuple):
     """What one update measured. ``gradient_norm`` is that of the whole batch, unscaled, before clipping."""
 
@@ -147,7 +150,7 @@ class Updater:
         run_step: int,
         plateau_reductions: int = 0,
         measure_flow: bool = False,
-        requests: Requests = Requests(),
+        requests: Requests = NO_REQUESTS,
     ) -> list[StepValues]:
         """One update from ``batch``; returns what has been measured and not returned yet.
 
