@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import soundfile
@@ -24,6 +25,8 @@ AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus"}) | FFMPEG_SUFFIXES
 _ENDLESS_FRAMES = 1 << 40  # of FLAC from a pipe libsndfile says more, and cannot read its end
 _STREAMED_WAV_BYTES = 0x7FFF_0000  # programs that write to a pipe state at least this as the length
 _HEADER_SLACK_SECONDS = 0.1  # an m4a may hold a few AAC frames less than its header says
+_NO_AUDIO_STREAM = "no specified stream"  # what torchcodec says of a file with pictures alone
+_MP4_MARK = slice(4, 8), b"ftyp"  # ISO/IEC 14496-12, 4.3: where an MP4 says that it is one
 
 Samples = NDArray[np.float32]
 
@@ -81,11 +84,12 @@ class FFmpegSource:
     """A file that FFmpeg decodes; times are counted from the first sample that is played."""
 
     def __init__(self, path: Path) -> None:
-        self._decoder = audio_decoder()(str(path))
+        self._decoder, self._file = _decoder_of(path)
         header = self._decoder.metadata
         self.rate: int = header.sample_rate
         self._whole: Samples | None = None
-        if path.suffix.lower() == ".mp3" or not header.duration_seconds_from_header:
+        # By what it holds: the file may be called something else.
+        if (header.codec or "").startswith("mp3") or not header.duration_seconds_from_header:
             self._whole = _mono(self._decoder.get_all_samples().data)
             self.num_frames = len(self._whole)
         else:
@@ -105,7 +109,33 @@ class FFmpegSource:
         return np.pad(samples, (0, missing)) if missing else samples
 
     def close(self) -> None:
-        """The decoder closes the file when it goes."""
+        """The decoder closes what it opened when it goes."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _decoder_of(path: Path) -> tuple[Any, BinaryIO | None]:
+    """A decoder of the file, and the file itself where it had to be opened for the decoder."""
+    decoder = audio_decoder()
+    name = os.path.abspath(path)  # FFmpeg takes what precedes a colon in a relative one for a protocol
+    # torchcodec takes names in UTF-8 alone.
+    file = None if _is_utf8(name) else path.open("rb")
+    try:
+        return decoder(name if file is None else file), file
+    except (RuntimeError, ValueError) as error:
+        if file is not None:
+            file.close()
+        if _NO_AUDIO_STREAM in str(error):
+            raise AudioError("it holds no audio") from None
+        raise RuntimeError(reason_of(error).replace(f" {name}", "")) from None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mono(frames: Any) -> Samples:
@@ -126,8 +156,13 @@ def audio_decoder() -> Any:
 
 
 def open_source(path: Path) -> Source:
-    """The source for ``path``. Only where no file opens are packed corpora looked for: files cost no more for them."""
+    """The source for ``path``. Only where no file opens are packed corpora looked for: files cost no more for them.
+
+    A pipe, a socket or a device is not opened: to open a pipe waits until somebody writes to it.
+    """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise AudioError(f"{_kind_of_entry(path)}, not an audio file")
         if path.suffix.lower() in FFMPEG_SUFFIXES:
             return FFmpegSource(path)
         return _sound_file(path)
@@ -137,8 +172,20 @@ def open_source(path: Path) -> Source:
         return PackedSource(packed)
 
 
+def _kind_of_entry(path: Path) -> str:
+    """What a thing with a name is, if it is not a file."""
+    mode = os.stat(path).st_mode
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 def _sound_file(path: Path) -> Source:
-    file = soundfile.SoundFile(os.fsencode(path))
+    try:
+        file = soundfile.SoundFile(os.fsencode(path))
+    except soundfile.LibsndfileError:
+        if _is_mp4(path):  # that is called something else
+            return FFmpegSource(path)
+        raise
     try:
         if file.frames < _ENDLESS_FRAMES:
             return SoundFileSource(file)
@@ -147,6 +194,12 @@ def _sound_file(path: Path) -> Source:
         raise
     file.close()
     return FFmpegSource(path)
+
+
+def _is_mp4(path: Path) -> bool:
+    place, mark = _MP4_MARK
+    with path.open("rb") as file:
+        return file.read(place.stop)[place] == mark
 
 
 def reason_of(error: Exception) -> str:

@@ -330,6 +330,73 @@ def test_damaged_bytes_give_audio_or_an_audio_error(tmp_path: Path, name: str) -
         assert np.abs(samples).max() <= 1
 
 
+def test_ffmpeg_reads_files_whatever_they_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "a.wav", noise(30_000))
+    m4a, mp3 = encode(source, tmp_path / "a.m4a"), encode(source, tmp_path / "a.mp3", "-write_xing", "0")
+    (tmp_path / "12:30").mkdir()
+    others = {
+        os.fsdecode(b"\xff\xfe.m4a"): m4a,  # torchcodec takes UTF-8 alone
+        "12:30/a.m4a": m4a,  # FFmpeg takes a colon for the end of a protocol
+        "an m4a.wav": m4a,
+        "an m4a.mp3": m4a,
+        "an mp3.m4a": mp3,
+    }
+    monkeypatch.chdir(tmp_path)
+    for name, original in others.items():
+        Path(name).write_bytes(original.read_bytes())
+        np.testing.assert_array_equal(read(Path(name)), read(original))
+        assert num_samples(Path(name)) == num_samples(original)
+        np.testing.assert_array_equal(read_crop(Path(name), 5000, 0.4), read_crop(original, 5000, 0.4))
+
+
+def test_what_ffmpeg_cannot_read_is_said_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", noise(10))
+    command = shutil.which("ffmpeg")
+    if command is None:
+        pytest.skip("the ffmpeg command, which makes this test's file, is not installed")
+    video = ["-f", "lavfi", "-i", "testsrc=duration=0.2:size=32x32", "-f", "mp4", tmp_path / "pictures.m4a"]
+    subprocess.run([command, "-loglevel", "error", *video], check=True)
+    (tmp_path / "text.m4a").write_text("no audio\n" * 100)
+    (tmp_path / os.fsdecode(b"\xff.m4a")).write_text("no audio\n" * 100)
+    reasons = {
+        "pictures.m4a": "it holds no audio$",
+        "text.m4a": "damaged or cut short",
+        r"\udcff.m4a": "damaged",
+    }
+    for name, reason in reasons.items():
+        path = tmp_path / name.replace(r"\udcff", "\udcff")
+        with pytest.raises(AudioError, match=reason) as caught:
+            read(path)
+        message = str(caught.value)
+        assert message.count(str(tmp_path)) == 1
+        assert message.startswith(f"{tmp_path}/{name}: ")
+        assert "\n" not in message
+
+
+def test_a_name_that_no_file_can_have_is_shown_escaped() -> None:
+    for name, shown in {"a\0b\n.wav": r"a\x00b\n.wav", "a\ud800.m4a": r"a\ud800.m4a"}.items():
+        with pytest.raises(AudioError) as caught:
+            read(name)
+        assert str(caught.value) == f"{shown}: no such file"
+
+
+@pytest.mark.parametrize("rate", [352_800, 384_000, 705_600, 768_000, 47_999])
+def test_rates_that_are_in_use_are_read(tmp_path: Path, rate: int) -> None:
+    times = np.arange(rate // 4) / rate
+    path = write(tmp_path / "a.wav", (0.5 * np.sin(2 * np.pi * 500 * times)).astype(np.float32), rate)
+    expected = 0.5 * np.sin(2 * np.pi * 500 * np.arange(4000) / SAMPLE_RATE)
+    np.testing.assert_allclose(read_crop(path, 1000, 0.5)[:900], read(path)[1500:2400], atol=1e-3)
+    np.testing.assert_allclose(read(path)[200:3700], expected[200:3700], atol=2e-3)
+
+
+@pytest.mark.parametrize("rate", [999, 100_003, 767_999, 768_001])
+def test_a_rate_that_would_take_a_huge_filter_is_damage(tmp_path: Path, rate: int) -> None:
+    path = write(tmp_path / "a.wav", noise(1000), rate)
+    for attempt in (read, num_samples, lambda path: read_crop(path, 100, 0.5)):
+        with pytest.raises(AudioError, match=f"damaged: its header says {rate} samples per second"):
+            attempt(path)
+
+
 def test_missing_ffmpeg_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.m4a"
     path.write_bytes(b"some bytes")

@@ -99,6 +99,7 @@ class Augmenter:
         first_epoch: int = 1,
     ) -> None:
         self._config = config
+        self._banks = banks
         self._seed = seed
         self._first_epoch = first_epoch
         self._speeds = config.speed_factors if config.speed_probability else ()
@@ -130,7 +131,7 @@ class Augmenter:
             num_samples: of the crops as they are read: `source_samples` (T).
 
         Raises:
-            DataError: a clip or a room response cannot be read.
+            DataError: ten clips or room responses, one after the other, cannot be read.
         """
         items = Items(
             self._seed,
@@ -141,6 +142,10 @@ class Augmenter:
             ramp(self._config, epoch - self._first_epoch),
         )
         return AugmentationPlan(**{name: effect.plan(items) for name, effect in self._effects.items()})
+
+    def newly_unreadable(self) -> list[str]:
+        """What was wrong with clips that `plan` has replaced since this was asked last."""
+        return self._banks.newly_unreadable()
 
     def prepare(self, waveforms: Tensor, plan: AugmentationPlan) -> Tensor:
         """The part of the augmentation that runs on the CPU: waveforms as read to the same shape; not in place."""

@@ -111,14 +111,24 @@ def _entries(folder: str) -> tuple[list[str], list[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.name)
-                # A broken link counts as a file: reading it will name it, where leaving it out would hide it.
-                elif _is_audio(entry.name) and (entry.is_symlink() or entry.is_file()):
+                # A broken link or a pipe counts as a file: reading it will name it, where leaving it out would hide it.
+                elif _is_audio(entry.name):
                     files.append(entry.name)
     except OSError as error:
         raise DataError(f"{folder}: this folder cannot be listed: {error.strerror}") from error
     return sorted(folders), sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads back to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        if entry.is_symlink():
+            return False
+        raise
 
 
 def _is_audio(name: str) -> bool:

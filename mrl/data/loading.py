@@ -6,18 +6,16 @@ how often the run was interrupted. B batch, T samples, N utterances.
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from mrl.audio import load_decoder
-from mrl.data.augment import AugmentationPlan, Augmenter
+from mrl.audio import SilentPartError, load_decoder
+from mrl.data.augment import AugmentationPlan
 from mrl.data.corpus import Corpus
 from mrl.data.epoch_batches import Key
 from mrl.errors import AudioError, DataError
@@ -25,6 +23,7 @@ from mrl.randomness import numpy_generator
 
 _TRIES = 10  # readings in place of an unreadable file
 _TRIES_SAME_SPEAKER = 5
+_TRIES_ELSEWHERE = 8  # in a silent file; where half of a call is silence, one crop in 512 finds no speech
 
 
 class Crop(NamedTuple):
@@ -47,13 +46,16 @@ class Batch(NamedTuple):
     """A message for each utterance that could not be read."""
     plan: AugmentationPlan | None = None
     """What an augmenter is to do to it, where the loader was given one."""
+    bad_clips: tuple[str, ...] = ()
+    """A message for each clip of the augmenter that could not be read, and was replaced; once in each process."""
 
 
 class CropDataset(Dataset[Crop]):
     """A crop of ``num_samples`` for each key of a corpus.
 
     A file that cannot be read is replaced, first by others of its speaker, then by any; which ones depends on
-    the key. DataError where ten of them cannot be read either.
+    the key. DataError where ten of them cannot be read either. Where a crop is all zeros (a pause, the other side of
+    a call), other places of the same utterance are tried before that.
     """
 
     def __init__(self, corpus: Corpus, num_samples: int, seed: int) -> None:
@@ -69,11 +71,17 @@ class CropDataset(Dataset[Crop]):
         for path in self._corpus.example_files():
             load_decoder(path)
 
+    def path(self, key: Key) -> Path:
+        """The file that a key asks for."""
+        return self._corpus.path(key[1])
+
     def __getitem__(self, key: Key) -> Crop:
         utterance = key[1]
         position = numpy_generator(self._seed, "crop", *key).random()
         try:
             return self._crop(utterance, position)
+        except SilentPartError as error:
+            return self._elsewhere(key, position, error)
         except AudioError as error:
             return self._in_place_of(key, position, error)
 
@@ -81,6 +89,18 @@ class CropDataset(Dataset[Crop]):
         samples = self._corpus.read_crop(utterance, self._num_samples, position)
         speaker = int(self._corpus.speaker_ids[utterance])
         return Crop(torch.from_numpy(samples), speaker, utterance, replaced)
+
+    def _elsewhere(self, key: Key, position: float, silent: SilentPartError) -> Crop:
+        """A crop from another place of an utterance that is silent at ``position``."""
+        for other in numpy_generator(self._seed, "crop elsewhere", *key).random(_TRIES_ELSEWHERE):
+            try:
+                return self._crop(key[1], float(other))
+            except SilentPartError:
+                continue
+            except AudioError as error:
+                return self._in_place_of(key, position, error)
+        tried = SilentPartError(f"{silent}, here and at {_TRIES_ELSEWHERE} other places")
+        return self._in_place_of(key, position, tried)
 
     def _in_place_of(self, key: Key, position: float, error: AudioError) -> Crop:
         last = str(error)
@@ -113,82 +133,3 @@ def collate(crops: list[Crop]) -> Batch:
         torch.tensor([crop.utterance for crop in crops], dtype=torch.int64),
         [crop.replaced for crop in crops if crop.replaced is not None],
     )
-
-
-def make_loader(
-    dataset: CropDataset,
-    batches: Iterable[list[Any]],
-    workers: int,
-    pin_memory: bool,
-    augmenter: Augmenter | None = None,
-) -> DataLoader[Any]:
-    """A loader of :class:`Batch`; it may be iterated again and again, and its workers stay.
-
-    Args:
-        dataset: where the crops come from.
-        batches: keys of each batch, an :class:`mrl.data.epoch_batches.EpochBatches` or a list of lists.
-        workers: processes that read; 0 reads in this one.
-        pin_memory: put batches where a copy to a GPU need not wait for.
-        augmenter: plans what to do to each batch, and prepares it, so that clips are read, and codecs run, in the
-            workers too. ``dataset`` must then give crops of its `source_samples`.
-    """
-    if workers > 0:
-        dataset.load_decoder()
-    return _BatchLoader(
-        _Batches(dataset, augmenter),
-        batch_sampler=batches,
-        collate_fn=_unchanged,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        # A forked worker shares the corpus's arrays and starts at once; it must leave CUDA alone, and does.
-        multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
-    )
-
-
-class _Batches(Dataset[Batch]):
-    """Whole batches of crops, or the message of the DataError that there is instead.
-
-    Raised in a worker, the error would reach the user with the worker's traceback in its message, and torch
-    would wait seconds for that worker to end.
-    """
-
-    def __init__(self, crops: CropDataset, augmenter: Augmenter | None) -> None:
-        self._crops = crops
-        self._augmenter = augmenter
-
-    def __getitems__(self, keys: list[Key]) -> Batch | str:
-        try:
-            batch = collate([self._crops[key] for key in keys])
-            if self._augmenter is None:
-                return batch
-            epoch, num_samples = keys[0][0], batch.waveforms.shape[1]
-            again = torch.tensor([key[2] if len(key) == 3 else 0 for key in keys])
-            names = (
-                batch.utterances + len(self._crops) * again
-            )  # so that a repeat is augmented in its own way
-            plan = self._augmenter.plan(names, batch.speakers, epoch=epoch, num_samples=num_samples)
-            return batch._replace(waveforms=self._augmenter.prepare(batch.waveforms, plan), plan=plan)
-        except DataError as error:
-            return str(error)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-class _BatchLoader(DataLoader[Any]):
-    """Raises the DataError whose message :class:`_Batches` hands over."""
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            if isinstance(batch, str):
-                raise DataError(batch)
-            yield batch
-
-
-def _start_worker(_: int) -> None:
-    """One thread for each worker, since there are many; Ctrl-C is for the main process, which ends them."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

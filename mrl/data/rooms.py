@@ -84,7 +84,7 @@ class RecordedRooms:
         return len(self._bank)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Response ``index``, float32 ``[L]``. Raises DataError for a file that is unreadable or silent."""
+        """Response ``index``, float32 ``[L]``. An unreadable one is replaced, see :class:`ClipBank`."""
         if index in self._held:
             return self._held[index]
         response = from_direct_sound(self._bank.read(index), self._num_samples)

@@ -78,12 +78,11 @@ def write_trials(trials: TrialList, path: Path | str) -> None:
     for utterance in trials.utterances:
         if utterance != utterance.strip() or any(character in utterance for character in "\t\n\r"):
             raise DataError(f"{trials.root}: {utterance!r} cannot stand in a trial list; rename the file")
-    try:
-        text = "".join(_line(trial) for trial in trials.trials()).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{trials.root}: {error.object!r} cannot stand in a trial list: it is not UTF-8; rename the file"
-        ) from error
+        if any(0xD800 <= ord(character) <= 0xDFFF for character in utterance):
+            raise DataError(
+                f"{trials.root}: {utterance!r} cannot stand in a trial list: it is not UTF-8; rename the file"
+            )
+    text = "".join(_line(trial) for trial in trials.trials()).encode()
     try:
         write_atomically(path, lambda temporary: _write(temporary, text))
     except OSError as error:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from mrl.data.clips import ClipBank
+from mrl.data.clips import ClipBank, ClipBanks
 from mrl.errors import DataError
 
 
@@ -42,14 +43,66 @@ def test_crops_lie_within_the_clip_and_short_clips_wrap(tmp_path: Path) -> None:
     assert set(longer.tolist()) == set(range(100))
 
 
-def test_a_silent_stretch_is_zeros_but_a_silent_clip_is_an_error(tmp_path: Path) -> None:
+def test_a_silent_stretch_is_zeros_but_a_silent_clip_is_replaced(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.eye(1, 100)[0] * 0.5, 16000)
     soundfile.write(tmp_path / "b.wav", np.zeros(100), 16000)
     bank = ClipBank.from_folder(tmp_path, "noise")
     assert bank.crop(0, 20, 0.0).tolist() == [0.5, *[0.0] * 19]
     assert bank.crop(0, 20, 0.5).tolist() == [0.0] * 20
-    with pytest.raises(DataError, match=r"data\.noise.*b\.wav: silent"):
-        bank.crop(1, 20, 0.5)
+    assert bank.newly_unreadable() == []
+    assert bank.crop(1, 20, 0.0).tolist() == [0.5, *[0.0] * 19]  # the next after the last is the first
+    assert bank.newly_unreadable() == [f"{tmp_path / 'b.wav'}: silent: every sample is zero"]
+
+
+def test_a_bad_clip_is_replaced_by_the_next_and_named_once(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav", "d.wav"):
+        write_ramp(tmp_path / name, 100)
+    (tmp_path / "c.wav").symlink_to(tmp_path / "nowhere.wav")
+    bank = ClipBank.from_folder(tmp_path, "music")
+    assert len(bank) == 4
+    (tmp_path / "b.wav").unlink()
+    soundfile.write(tmp_path / "d.wav", np.full(100, 0.25), 16000)
+    for _ in range(2):
+        assert bank.crop(1, 20, 0.0).tolist() == [0.25] * 20
+        assert bank.read(2).tolist() == [0.25] * 100
+    banks = ClipBanks(music=bank)
+    assert banks.newly_unreadable() == [
+        f"{tmp_path / 'b.wav'}: no such file",
+        f"{tmp_path / 'c.wav'}: a link that leads nowhere",
+    ]
+    assert banks.newly_unreadable() == []
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ramp(tmp_path / "open" / "a.wav", 10)
+    (tmp_path / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(folder: str) -> object:
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", folder)
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"data\.noise: \S*/closed cannot be listed: Permission denied$"):
+        ClipBank.from_folder(tmp_path, "noise")
+
+
+def test_links_between_folders_are_not_followed(tmp_path: Path) -> None:
+    write_ramp(tmp_path / "in" / "a.wav", 10)
+    (tmp_path / "in" / "up").symlink_to(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert ClipBank.from_folder(tmp_path, "noise").paths == (tmp_path / "in" / "a.wav",)
+
+
+def test_ten_bad_clips_in_a_row_are_an_error(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02d}.wav").touch()
+    write_ramp(tmp_path / "10.wav", 100)
+    bank = ClipBank.from_folder(tmp_path, "noise")
+    assert len(bank.read(1)) == 100
+    with pytest.raises(DataError, match=r"data\.noise.*00\.wav: empty \(0 bytes\), nor can the 9 after it"):
+        bank.read(0)
 
 
 def test_a_missing_folder_is_an_error_that_names_the_key(tmp_path: Path) -> None:

@@ -97,10 +97,11 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert paths(scan(root, manifest_dir=None)) == ["a/s1/u1.wav", "b/gone.wav", "b/u1.wav", "c/s9/u9.wav"]
 
 
-def test_a_pipe_is_not_audio(tmp_path: Path) -> None:
+def test_a_pipe_that_is_called_audio_is_listed_for_reading_to_name_it(tmp_path: Path) -> None:
     plant(tmp_path, ("a/u.wav",))
     os.mkfifo(tmp_path / "a" / "pipe.wav")
-    assert paths(scan(tmp_path, manifest_dir=None)) == ["a/u.wav"]
+    os.mkfifo(tmp_path / "a" / "pipe")
+    assert paths(scan(tmp_path, manifest_dir=None)) == ["a/pipe.wav", "a/u.wav"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,26 @@ def test_good_files_pass_and_bad_ones_are_counted_with_their_reasons(tmp_path: P
     for expected in ("1.wav: cut short", "2.wav: empty", "3.wav: damaged"):
         assert expected in message
     assert "more" not in message
+
+
+def test_silence_and_nan_are_found_in_few_files_and_cut_ends_in_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = listed(tmp_path, 4)
+    soundfile.write(tmp_path / "1.wav", np.zeros(160, dtype=np.float32), 16_000)
+    late = np.full(61 * 16_000, 0.1, dtype=np.float32)
+    late[-1] = np.nan
+    soundfile.write(tmp_path / "2.wav", late, 16_000, subtype="FLOAT")
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 40_000)
+    soundfile.write(tmp_path / "3.wav", noise, 16_000, format="FLAC")
+    os.truncate(tmp_path / "3.wav", 20_000)
+    with pytest.raises(DataError, match="3 of 4") as caught:
+        check_audio_readable([trials])
+    for expected in ("1.wav: silent", "2.wav: it holds NaN", "3.wav: damaged or cut short"):
+        assert expected in str(caught.value)
+    monkeypatch.setattr("mrl.data.readable._READ_AT_MOST", 3)
+    with pytest.raises(DataError, match=r"1 of 4[^;]*; [^:]*:\s*\S*3\.wav: "):
+        check_audio_readable([trials])
 
 
 def test_no_more_than_five_are_named(tmp_path: Path) -> None:
