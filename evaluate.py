@@ -63,8 +63,8 @@ def parse_arguments(arguments: list[str]) -> Request:
     options = parser.parse_args(arguments)
     if len(options.trials) != len(options.root):
         parser.error("--trials and --root go together: one folder for each list")
-    if options.workers < 1:
-        parser.error("--workers must be at least 1")
+    if not 1 <= options.workers <= 1024:
+        parser.error("--workers must be from 1 to 1024")
     return Request(
         checkpoint=options.checkpoint,
         lists=tuple(zip(options.trials, options.root, strict=True)),

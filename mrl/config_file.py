@@ -6,18 +6,26 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
+from dotenv import dotenv_values, find_dotenv
 
 from mrl.config import Config
-from mrl.config_problems import Location, dotted, origin_of, validate
+from mrl.config_problems import Location, dotted, origin_of, shown, unusable_values, validate
 from mrl.errors import ConfigError
 
 OVERRIDE_SOURCE = "--set"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_MAX_CONFIG_BYTES = 1_000_000
+_SECRET = {"KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS"}  # words in names of variables
+_MAX_BYTES = 1_000_000
+_MOST_FILES = 20  # that extend one another
+_MOST_PARTS = 10  # of a dotted key
+_SHOWN = 100  # letters of an override
+# What PyYAML's constructors raise for an explicit tag on a value that is none of its kind, like `!!bool maybe`.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -26,17 +34,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises :class:`ConfigError` with every problem found, each with its file and key.
     """
     path = Path(path)
+    source = shown(path)
     layers = _layers(path, seen=())
     values: dict[str, Any] = {}
     origins: dict[Location, str] = {}
-    for source, layer in layers:
-        values = _merge(values, layer, source, origins)
+    for layer_source, layer in layers:
+        values = _merge(values, layer, layer_source, origins)
     problems = [problem for text in overrides if (problem := _override(values, text, origins))]
     values = _expand(values, (), origins, problems)
-    config, found = validate(values, origins, str(path))
-    if config is None or problems:
-        raise ConfigError(str(path), [*problems, *found])
-    return config
+    return _checked(values, origins, source, problems)
 
 
 def config_from_dict(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
@@ -44,10 +50,38 @@ def config_from_dict(values: Mapping[str, Any], source: str, overrides: Sequence
 
     Raises :class:`ConfigError` with every problem found.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(source, [f"holds a {type(values).__name__} in place of a configuration"])
+    if problems := unusable_values(dict(values), {}, source):
+        raise ConfigError(source, problems)
     plain = deepcopy(dict(values))
     origins: dict[Location, str] = {}
     problems = [problem for text in overrides if (problem := _override(plain, text, origins))]
-    config, found = validate(plain, origins, source)
+    return _checked(plain, origins, source, problems)
+
+
+def load_environment(path: Path | None = None) -> None:
+    """Set the variables of the file ``.env`` (default: the nearest above this program) that are not set yet.
+
+    Raises ConfigError for a file that cannot be read, is larger than 1 MB, not UTF-8, or that holds a NUL.
+    """
+    path = Path(find_dotenv()) if path is None else path
+    if not path.is_file():
+        return
+    text = _read_text(path, "a file of variables")
+    if "\0" in text:
+        raise ConfigError(shown(path), [f"line {text[: text.index(chr(0))].count(chr(10)) + 1}: holds a NUL"])
+    for name, value in dotenv_values(stream=StringIO(text)).items():
+        if value is not None:
+            os.environ.setdefault(name, value)
+
+
+def _checked(
+    values: dict[str, Any], origins: Mapping[Location, str], source: str, problems: list[str]
+) -> Config:
+    if unusable := unusable_values(values, origins, source):
+        raise ConfigError(source, [*problems, *unusable])
+    config, found = validate(values, origins, source)
     if config is None or problems:
         raise ConfigError(source, [*problems, *found])
     return config
@@ -86,48 +120,65 @@ def _parse_yaml(text: str) -> Any:
 
 def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, dict[str, Any]]]:
     """The file and those that it extends, the most basic first."""
-    if path.resolve() in seen:
-        raise ConfigError(str(path), ["extends: leads back to this file"])
-    layer = _read_mapping(path)
+    source = shown(path)
+    layer = _read_mapping(path, source)
+    place = Path(os.path.realpath(path))
+    if place in seen:
+        raise ConfigError(source, ["extends: leads back to this file"])
+    if len(seen) == _MOST_FILES:
+        raise ConfigError(source, [f"extends: more than {_MOST_FILES} files extend one another"])
     base = layer.pop("extends", None)
     if base is None:
-        return [(str(path), layer)]
+        return [(source, layer)]
     if not isinstance(base, str):
-        raise ConfigError(str(path), [f"extends: expected the path of one YAML file, not {base!r}"])
+        raise ConfigError(source, [f"extends: expected the path of one YAML file, not {base!r:.80}"])
     base_path = Path(os.path.normpath(path.parent / base))
-    if not base_path.is_file():
-        raise ConfigError(str(path), [f"extends: there is no file {base_path}"])
-    return [*_layers(base_path, (*seen, path.resolve())), (str(path), layer)]
+    if not os.path.isfile(base_path):
+        raise ConfigError(source, [f"extends: there is no file {shown(base_path)}"])
+    return [*_layers(base_path, (*seen, place)), (source, layer)]
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        if path.is_file() and path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ConfigError(str(path), ["larger than 1 MB: not a configuration"])
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(str(path), [f"cannot be read ({reason}); give a YAML file with --config"]) from None
-    except UnicodeDecodeError:
-        raise ConfigError(str(path), ["is not a UTF-8 text file"]) from None
+def _read_mapping(path: Path, source: str) -> dict[str, Any]:
+    text = _read_text(path, "a configuration", "; give a YAML file with --config")
     try:
         values = _parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), [_one_line(error)]) from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(str(path), [f"not readable as YAML: {_one_line(error)}"]) from None
+    except _YAML_ERRORS as error:
+        raise ConfigError(source, [_one_line(error)]) from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(str(path), ["expected `key: value` lines at the top level"])
+        raise ConfigError(source, ["expected `key: value` lines at the top level"])
+    if problems := unusable_values(values, {}, source):
+        raise ConfigError(source, problems)
     return values
+
+
+def _read_text(path: Path, what: str, advice: str = "") -> str:
+    """The text of a small file; no more is read than it may have, whatever ``path`` is."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(shown(path), [f"larger than 1 MB: not {what}"])
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(shown(path), [f"is not a UTF-8 text file (line {line})"]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(shown(path), [f"cannot be read ({reason}){advice}"]) from None
 
 
 def _one_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+    if isinstance(error, RecursionError):
+        problem = "nested too deeply"
+    elif isinstance(error, yaml.YAMLError):
+        problem = getattr(error, "problem", None) or str(error)
+    else:
+        problem = f"not readable as YAML: {error}"
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return " ".join(f"{where}{problem}".split())
+    return shown(" ".join(f"{where}{problem}".split()), 300)
 
 
 def _merge(below: Any, above: Any, source: str, origins: dict[Location, str], at: Location = ()) -> Any:
@@ -144,13 +195,14 @@ def _merge(below: Any, above: Any, source: str, origins: dict[Location, str], at
 def _override(values: dict[str, Any], text: str, origins: dict[Location, str]) -> str | None:
     """Apply one ``a.b=value``; returns the problem with it, if any. Lists take an index or a name."""
     path, equals, raw = text.partition("=")
-    if not equals or not path.strip():
+    text = shown(text, _SHOWN)
+    keys = path.strip().split(".")
+    if not equals or not path.strip() or len(keys) > _MOST_PARTS:
         return f"--set {text}: expected key=value, e.g. --set stages.head.epochs=3"
     try:
         value = _parse_yaml(raw)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _YAML_ERRORS as error:
         return f"--set {text}: the value is not YAML: {_one_line(error)}"
-    keys = path.strip().split(".")
     node: Any = values
     location: list[str | int] = []
     for depth, key in enumerate(keys):
@@ -159,8 +211,10 @@ def _override(values: dict[str, Any], text: str, origins: dict[Location, str]) -
             index = _list_index(node, key)
             if index is None:
                 names = [str(entry.get("name", i)) for i, entry in enumerate(node) if isinstance(entry, dict)]
-                above = ".".join(keys[:depth])
-                return f"--set {text}: {above} has no entry {key!r} (it has: {', '.join(names)})"
+                above = shown(".".join(keys[:depth]))
+                return (
+                    f"--set {text}: {above} has no entry {key!r:.80} (it has: {shown(', '.join(names), 300)})"
+                )
             location.append(index)
             if last:
                 node[index] = value
@@ -173,13 +227,13 @@ def _override(values: dict[str, Any], text: str, origins: dict[Location, str]) -
                 node[key] = {}
             node = node[key]
         else:
-            return f"--set {text}: {'.'.join(keys[:depth])} is a single value and has no keys"
+            return f"--set {text}: {shown('.'.join(keys[:depth]))} is a single value and has no keys"
     origins[tuple(location)] = OVERRIDE_SOURCE
     return None
 
 
 def _list_index(entries: list[Any], key: str) -> int | None:
-    if key.isdecimal() and int(key) < len(entries):
+    if key.isdecimal() and len(key) < 10 and int(key) < len(entries):
         return int(key)
     for index, entry in enumerate(entries):
         if isinstance(entry, dict) and entry.get("name") == key:
@@ -198,6 +252,12 @@ def _expand(node: Any, at: Location, origins: dict[Location, str], problems: lis
 
     def replace(match: re.Match[str]) -> str:
         name, default = match.group(1), match.group(2)
+        if _SECRET & set(name.upper().split("_")):
+            problems.append(
+                f"{origin_of(at, origins, '')}: {dotted(at)}: {name} looks like a secret, and a configuration is "
+                "written into logs and checkpoints; leave it in the environment"
+            )
+            return ""
         value = os.environ.get(name) or default
         if value is None:
             where = f"{origin_of(at, origins, '')}: {dotted(at)}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -15,6 +17,14 @@ from mrl.config import Config
 Location = tuple[str | int, ...]
 _ROUNDS = 5  # of taking wrong keys out and looking again
 _KEYS_NAMED = 12
+_MOST_PROBLEMS = 20  # listed; the rest is counted
+_MOST_DETAILS = 300  # looked at in a round
+_MOST_VALUES = 10_000  # the recipe of this repository has two hundred
+_DEEPEST = 20
+_LONGEST_PART = 255  # bytes between two slashes, the longest name of a file; nothing but paths comes near
+_LONGEST = 4000  # bytes
+_MOST_BITS = 64
+_LINE = 400
 
 
 def validate(
@@ -30,7 +40,7 @@ def validate(
         origins: which file set each key.
         source: what is named where that is not known.
     """
-    problems: list[str] = []
+    problems: dict[str, None] = {}  # in their order, each once
     removed: set[Location] = set()
     for _ in range(_ROUNDS):
         try:
@@ -41,13 +51,80 @@ def validate(
                 d for d in _worth_saying(error) if not (d["type"] == "missing" and d["loc"] in removed)
             ]
             lines = [line for detail in details for line in _describe(detail, values, origins, source)]
-            problems += [line for line in lines if line not in problems]
+            problems.update(dict.fromkeys(lines))
             wrong = [detail["loc"] for detail in details if _holds(values, detail["loc"])]
             if not wrong:
-                return None, problems
+                return None, first_few(problems)
             values = _without(values, wrong)
             removed |= set(wrong)
-    return (None if problems else config), problems
+    return (None if problems else config), first_few(problems)
+
+
+def unusable_values(values: Any, origins: Mapping[Location, str], source: str) -> list[str]:
+    """A line for each value that no configuration has, whatever its key.
+
+    These are too many values or too deep ones, letters that cannot be printed, and strings and numbers longer than
+    any path or count. ``values`` are a tree; ``origins`` and ``source`` are those of :func:`validate`.
+    """
+    problems: dict[str, None] = {}
+    pending: list[tuple[Location, Any]] = [((), values)]
+    seen = 0
+    while pending:
+        location, node = pending.pop()
+        seen += 1
+        if seen + len(pending) > _MOST_VALUES:
+            return [f"more than {_MOST_VALUES} values: not a configuration"]
+        if len(location) > _DEEPEST:
+            return [f"{dotted(location[:3])}: nested more than {_DEEPEST} levels deep"]
+        wrong = _unusable(node)
+        if isinstance(node, Mapping):
+            pending.extend(((*location, key), value) for key, value in node.items())
+            wrong = next((f"the key {key!r:.80} {why}" for key in node if (why := _unusable_key(key))), None)
+        elif isinstance(node, list | tuple | set):
+            pending.extend(((*location, place), value) for place, value in enumerate(node))
+        if wrong is not None:
+            problems[f"{origin_of(location, origins, source)}: {dotted(location)}: {wrong}"] = None
+    return first_few(problems)
+
+
+def shown(text: object, most: int = 300) -> str:
+    """``text`` in a message: on one line, printable, ``most`` letters at most."""
+    line = str(text)
+    cut = line if len(line) <= most else line[: most - 3] + "..."
+    return cut if cut.isprintable() else repr(cut)[1:-1]
+
+
+def _unusable_key(key: object) -> str | None:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        return "is neither a word nor a number"
+    return _unusable(key)
+
+
+def _unusable(value: object) -> str | None:
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return "is a number beyond 64 bits"
+    if not isinstance(value, str):
+        is_plain = isinstance(value, int | float | PurePath | Mapping | list | tuple | set) or value is None
+        return (
+            None
+            if is_plain
+            else f"is a {type(value).__name__:.40}, neither text nor a number; put text in quotes"
+        )
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
+        return f"{value!r:.80} holds a control character"
+    size = len(value.encode())
+    if size > _LONGEST or max(len(part.encode()) for part in value.split("/")) > _LONGEST_PART:
+        return (
+            f"{value!r:.40} is {size} bytes long; no name of a file or folder is longer than {_LONGEST_PART}"
+        )
+    return None
+
+
+def first_few(problems: Iterable[str]) -> list[str]:
+    """The first few, short and printable, and how many more there are."""
+    lines = [shown(problem, _LINE) for problem in problems]
+    more = len(lines) - _MOST_PROBLEMS
+    return lines if more <= 0 else [*lines[:_MOST_PROBLEMS], f"and {more} more"]
 
 
 def dotted(location: Location, values: Any = None) -> str:
@@ -56,7 +133,7 @@ def dotted(location: Location, values: Any = None) -> str:
     for part in location:
         values = _entry(values, part)
         name = values.get("name") if isinstance(part, int) and isinstance(values, Mapping) else None
-        parts.append(str(part) if name is None else str(name))
+        parts.append(shown(name if isinstance(name, str) else part, 80))
     return ".".join(parts) or "(top level)"
 
 
@@ -72,7 +149,7 @@ def origin_of(location: Location, origins: Mapping[Location, str], default: str)
 
 def _worth_saying(error: ValidationError) -> list[Any]:
     """The details of ``error``, but for lists said to be too short because entries failed, which say it better."""
-    details: list[Any] = list(error.errors())
+    details: list[Any] = error.errors(include_url=False)[:_MOST_DETAILS]
     places = {detail["loc"] for detail in details}
     return [
         detail

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mrl.atomic import write_atomically
 from mrl.errors import AudioError, DataError
 from mrl.shards import FULL_SCALE, ShardTable, read_samples, require_size, shard_path
+from mrl.stored_zip import load_arrays
 
 TABLE = "corpus.npz"
 UNREADABLE = "unreadable.txt"
@@ -30,6 +31,7 @@ UNREADABLE = "unreadable.txt"
 _FORMAT = "1"
 _SEPARATOR = "\0"
 _OPENED_AT_ONCE = 8
+_MOST_SAMPLES = 1 << 48  # of a shard; far beyond any disk, and no sum overflows
 _OPENING = threading.Lock()  # so that threads that read one corpus do not each load its table
 
 
@@ -197,10 +199,10 @@ def find_utterance(path: Path) -> PackedUtterance | None:
 def _load_table(folder: Path, _changed: int) -> PackedCorpus:
     path = folder / TABLE
     try:
-        with np.load(path, allow_pickle=False) as content:
-            version = str(content["format"])
-            if version == _FORMAT:
-                return _packed_corpus(folder, content.__getitem__)
+        content = load_arrays(path)
+        version = str(content["format"])
+        if version == _FORMAT:
+            return _packed_corpus(folder, content.__getitem__)
     except OSError:
         raise
     except Exception as error:
@@ -208,12 +210,48 @@ def _load_table(folder: Path, _changed: int) -> PackedCorpus:
             f"{path}: this table is damaged; pack the corpus again, whole shards are kept"
         ) from error
     raise DataError(
-        f"{path}: packed in format {version}, this program reads {_FORMAT}; pack the corpus again"
+        f"{path}: packed in format {version if version.isalnum() else '?':.20}, this program reads {_FORMAT}; pack the "
+        "corpus again"
     )
 
 
+def require_listing(
+    speakers: Sequence[str],
+    speaker_ids: NDArray[np.int32],
+    path_bytes: NDArray[np.uint8],
+    path_offsets: NDArray[np.int64],
+    ignored_files: int,
+) -> None:
+    """ValueError unless these are the utterances of a corpus as :class:`mrl.data.corpus.Corpus` holds them."""
+    _require_arrays(len(speaker_ids), np.int32, speaker_ids)
+    _require_arrays(len(speaker_ids) + 1, np.int64, path_offsets)
+    _require_arrays(len(path_bytes), np.uint8, path_bytes)
+    if not len(speaker_ids) or not all(speakers) or len(set(speakers)) != len(speakers) or ignored_files < 0:
+        raise ValueError("no utterances, or speakers without a name of their own")
+    if (np.diff(speaker_ids) < 0).any() or speaker_ids[0] < 0 or speaker_ids[-1] >= len(speakers):
+        raise ValueError("utterances of speakers that there are not, or out of their order")
+    if path_offsets[0] or path_offsets[-1] != len(path_bytes) or (np.diff(path_offsets) <= 0).any():
+        raise ValueError("paths without letters, or that overlap")
+
+
+def _require_arrays(length: int, kind: type[np.generic], *arrays: NDArray[Any]) -> None:
+    for array in arrays:
+        if array.dtype != kind or array.shape != (length,):
+            raise ValueError(f"{array.dtype} {list(array.shape)} in place of {np.dtype(kind)} [{length}]")
+
+
+def _require_places(shards: Shards, length: int) -> None:
+    _require_arrays(length, np.int32, shards.shard, shards.num_samples)
+    _require_arrays(length, np.int64, shards.begin)
+    _require_arrays(length, np.uint32, shards.checksums)
+    if shards.shard[0] or (np.diff(shards.shard) < 0).any() or (np.diff(shards.shard) > 1).any():
+        raise ValueError("shards that are not counted from 0")
+    if (shards.num_samples < 0).any() or (shards.begin < 0).any() or shards.begin.max() > _MOST_SAMPLES:
+        raise ValueError("samples at places that no shard has")
+
+
 def _packed_corpus(folder: Path, content: Callable[[str], np.ndarray]) -> PackedCorpus:
-    return PackedCorpus(
+    corpus = PackedCorpus(
         tuple(os.fsdecode(content("speakers").tobytes()).split(_SEPARATOR)),
         content("speaker_ids"),
         content("path_bytes"),
@@ -222,3 +260,6 @@ def _packed_corpus(folder: Path, content: Callable[[str], np.ndarray]) -> Packed
         Shards(folder, content("shard"), content("begin"), content("num_samples"), content("checksums")),
         str(content("fingerprint")),
     )
+    require_listing(*corpus[:5])
+    _require_places(corpus.shards, len(corpus.speaker_ids))
+    return corpus

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mrl.atomic import write_atomically
 from mrl.errors import DataError
+from mrl.stored_zip import load_arrays
 
 FULL_SCALE = 32768
 HEADER_BYTES = 128
@@ -119,21 +120,36 @@ def write_shard(
 def finished_shard(folder: Path, number: int) -> ShardTable | None:
     """The table of a shard that is there with all its samples; None where either file is missing or cut."""
     try:
-        with np.load(table_path(folder, number), allow_pickle=False) as content:
-            if str(content["format"]) != _FORMAT:
-                return None
-            reasons = content["unreadable"].tobytes().decode("utf-8", "surrogateescape")
-            table = ShardTable(
-                str(content["fingerprint"]),
-                int(content["first"]),
-                content["num_samples"],
-                content["checksums"],
-                tuple(reasons.split(_SEPARATOR)) if reasons else (),
-            )
+        content = load_arrays(table_path(folder, number))
+        if str(content["format"]) != _FORMAT:
+            return None
+        reasons = content["unreadable"].tobytes().decode("utf-8", "surrogateescape")
+        table = ShardTable(
+            str(content["fingerprint"]),
+            int(content["first"]),
+            content["num_samples"],
+            content["checksums"],
+            tuple(reasons.split(_SEPARATOR)) if reasons else (),
+        )
+        if not _is_consistent(table):
+            return None
     except Exception:  # whatever is wrong with it, writing it anew mends it
         return None
     num_samples = int(table.num_samples.sum(dtype=np.int64))
     return table if _size(shard_path(folder, number)) == bytes_of(num_samples) else None
+
+
+def _is_consistent(table: ShardTable) -> bool:
+    lengths, checksums = table.num_samples, table.checksums
+    return bool(
+        lengths.dtype == np.int32
+        and checksums.dtype == np.uint32
+        and lengths.ndim == 1
+        and lengths.shape == checksums.shape
+        and table.first >= 0
+        and (lengths >= 0).all()
+        and (lengths == 0).sum() == len(table.unreadable)
+    )
 
 
 def require_size(path: Path, num_samples: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Range = tuple[float, float]
 T = TypeVar("T")
+_NAMED_AT_MOST = 5
 
 
 class Section(BaseModel):
@@ -45,9 +47,10 @@ def require_default(section: Section, keys: tuple[str, ...], reason: str) -> Non
 def require_unique(items: tuple[T, ...], attribute: str | None = None) -> tuple[T, ...]:
     """``items``, if no two are equal (or have an equal ``attribute``); ValueError otherwise."""
     values = [getattr(item, attribute) if attribute else item for item in items]
-    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    repeated = sorted(str(value) for value, times in Counter(values).items() if times > 1)
     if repeated:
-        raise ValueError(f"{attribute or 'entry'} {', '.join(repeated)} stands twice")
+        more = ", ..." if len(repeated) > _NAMED_AT_MOST else ""
+        raise ValueError(f"{attribute or 'entry'} {', '.join(repeated[:_NAMED_AT_MOST])}{more} stands twice")
     return items
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mrl.config.stage import StageConfig
 
 _HALF_PI = 1.57
+_WIDEST = 65_536  # an embedding that load_encoder reads
 
 
 def problems_of(config: Config) -> list[str]:
@@ -26,6 +27,8 @@ def problems_of(config: Config) -> list[str]:
 def _of_loss(config: Config) -> Iterator[str]:
     kind = f"loss.type {config.loss.type}"
     for prefix in config.prefixes:
+        if prefix.dim > _WIDEST:
+            yield f"prefixes: dim {prefix.dim} is more than {_WIDEST}"
         if prefix.scale is not None and not config.loss.has_classes:
             yield f"prefixes: dim {prefix.dim} sets a scale, which {kind} does not read"
         if prefix.margin is not None and config.loss.type == "supcon":

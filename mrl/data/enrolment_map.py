@@ -12,7 +12,7 @@ from pathlib import Path
 from mrl.data.trial_lines import Problems, audio_path, model_name, numbered_lines, shown
 from mrl.errors import DataError
 
-_LINE_BYTES = 16 * 1024 * 1024
+_LINE_BYTES = 1024 * 1024  # twenty thousand utterances; a model may have several lines
 
 
 def read_enrolment_map(path: Path, wanted: Collection[str]) -> dict[str, list[str]]:
@@ -22,7 +22,7 @@ def read_enrolment_map(path: Path, wanted: Collection[str]) -> dict[str, list[st
 
     Raises:
         DataError: the file cannot be read; a line names no utterance, or one a second time for its model, is
-            longer than 16 MiB, or a path leaves the root (up to five are named, with the line's number).
+            longer than 1 MiB, or a path leaves the root (up to five are named, with the line's number).
     """
     problems = Problems(path, "enrolment map")
     utterances: dict[str, list[str]] = {}

@@ -14,6 +14,8 @@ from mrl.atomic import write_atomically
 from mrl.audio import AUDIO_SUFFIXES
 from mrl.data.listing import SCAN_THREADS, Folders, Listing
 from mrl.errors import DataError
+from mrl.packed import require_listing
+from mrl.stored_zip import load_arrays
 
 _FORMAT = f"1 {' '.join(sorted(AUDIO_SUFFIXES))}"  # a list made for other suffixes is another list
 _SETTLED_NS = 2_000_000_000  # the coarsest step in which file systems count times
@@ -33,17 +35,18 @@ def load_manifest(path: Path, root: Path) -> Listing | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if str(content["format"]) != _FORMAT:
-                return None
-            folders, times = _split(content["folders"]), content["folder_times"]
-            listing = Listing(
-                tuple(_split(content["speakers"])),
-                content["speaker_ids"],
-                content["path_bytes"],
-                content["path_offsets"],
-                int(content["ignored_files"]),
-            )
+        content = load_arrays(path)
+        if str(content["format"]) != _FORMAT:
+            return None
+        folders, times = _split(content["folders"]), content["folder_times"]
+        listing = Listing(
+            tuple(_split(content["speakers"])),
+            content["speaker_ids"],
+            content["path_bytes"],
+            content["path_offsets"],
+            int(content["ignored_files"]),
+        )
+        require_listing(*listing)
     except Exception:  # whatever is wrong with it, scanning again mends it
         return None
     return listing if _times_of(root, folders) == times.tolist() else None

@@ -6,6 +6,7 @@ line that can only be one of the two decides for the file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -19,6 +20,10 @@ LABELS = {
 }
 _LABELS_NAMED = "1, 0, target or nontarget"
 _LINE_BYTES = 64 * 1024
+_MOST_LINES = 2_000_000_000  # their numbers are kept in 32 bits
+_MOST_UNDECIDED = 100_000
+_LONGEST_PATH, _LONGEST_PART = 4096, 255  # bytes, as Linux has it
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NAMED_AT_MOST = 5
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -60,6 +65,9 @@ def numbered_lines(
         if len(line) > most_bytes:
             problems.add(number, f"longer than {most_bytes} bytes; the rest was not read")
             return
+        if number > _MOST_LINES:
+            problems.add(number, "the rest of so long a list was not read")
+            return
         if number == 1:
             if line.startswith(_WIDE_MARKS):
                 problems.add(number, "UTF-16; save the file as UTF-8")
@@ -88,6 +96,8 @@ def trials_in(file: BinaryIO, problems: Problems, *, of_models: bool) -> Iterato
             columns = _columns(line)
             if order is None and (order := _order(number, columns)) is None:
                 undecided.append((number, columns))
+                if len(undecided) == _MOST_UNDECIDED:
+                    break
                 continue
         except ValueError as error:
             problems.add(number, str(error))
@@ -100,35 +110,42 @@ def trials_in(file: BinaryIO, problems: Problems, *, of_models: bool) -> Iterato
         problems.add(
             undecided[0][0],
             "the first and the third column are both labels, here and on all other lines, so it cannot be told "
-            "which is meant; give the files or models other names",
+            "which is meant; give the files or models other names"
+            + ("; the rest was not read" if len(undecided) == _MOST_UNDECIDED else ""),
         )
 
 
 def audio_path(column: bytes) -> str:
     """A path below the list's root; ValueError says what is wrong with it."""
-    text = _text(column)
-    path = PurePosixPath(text)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in text:
+    if len(column) > _LONGEST_PATH or any(len(part) > _LONGEST_PART for part in column.split(b"/")):
+        raise ValueError(f"{shown(column)} is longer than the name of a file can be")
+    path = PurePosixPath("" if b"\0" in column else _text(column))
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{shown(column)} is not a path below the list's root")
     return str(path)
 
 
 def model_name(column: bytes) -> str:
     """The name of an enrolment model; ValueError says what is wrong with it."""
+    if len(column) > _LONGEST_PART:
+        raise ValueError(f"model {shown(column)} has a name of more than {_LONGEST_PART} bytes")
     return _text(column)
 
 
 def shown(raw: bytes) -> str:
     """``raw`` in a message."""
-    text = raw.strip().decode("utf-8", "replace")
+    text = raw[:_LONGEST_PATH].strip().decode("utf-8", "replace")
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _text(column: bytes) -> str:
     try:
-        return column.decode("utf-8")
+        text = column.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"not UTF-8: {shown(column)}") from None
+    if _CONTROL.search(text):
+        raise ValueError(f"{shown(column)} holds a control character")
+    return text
 
 
 def _columns(line: bytes) -> list[bytes]:

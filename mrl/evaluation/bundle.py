@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from mrl.models.decision_bundle import (
     bundle_path,
     read_bundle,
 )
+from mrl.stored_zip import load_arrays
 
 
 def bundle_of(
@@ -119,15 +119,16 @@ def read_cohort(reference: CohortReference, folder: Path) -> NDArray[np.float32]
     if hashlib.sha256(content).hexdigest() != reference.sha256:
         raise CheckpointError(f"{path}: not the cohort that the decision bundle was written with, or damaged")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            cohort = arrays["cohort"]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        cohort = load_arrays(io.BytesIO(content))["cohort"]
+    except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"{path}: holds no cohort: {error}") from error
     if cohort.dtype != np.float32 or cohort.ndim != 2 or len(cohort) != reference.num_speakers:
         raise CheckpointError(
             f"{path}: its cohort is {cohort.dtype} {list(cohort.shape)}, not float32 "
             f"[{reference.num_speakers}, D]"
         )
+    if not np.isfinite(cohort).all():
+        raise CheckpointError(f"{path}: its cohort holds NaN or infinity")
     return np.asarray(cohort)
 
 

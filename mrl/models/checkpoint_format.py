@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from mrl.errors import CheckpointError
 from mrl.models.tensor_file import read_tensor_file
 
 FORMAT = "redimnet-mrl"
-VERSION = 2
+VERSION = 3
+"""3: a run may stand within an epoch (state.epoch_step). 2 is read as 3; 1 had another layout of stages."""
 
 _REQUIRED = ("version", "config", "model_config", "dims", "encoder", "lists")
 
@@ -37,14 +39,36 @@ def require_checkpoint(content: Any, source: str) -> dict[str, Any]:
             f"{source}: not a checkpoint of this project; train.py writes such files, and a released model "
             "belongs in model.pretrained"
         )
+    content = _migrated(content)
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{source}: written in format version {content.get('version')}, this version reads {VERSION}"
+            f"{source}: written in format version {content.get('version')!r:.40}, this version reads {VERSION} and "
+            f"{', '.join(map(str, _MIGRATIONS))}; use the version of redimnet-mrl that wrote it"
         )
     if missing := [key for key in _REQUIRED if key not in content]:
         raise CheckpointError(f"{source}: damaged, it lacks {', '.join(missing)}")
+    for key in ("config", "model_config", "encoder", "lists"):
+        if not isinstance(content[key], dict):
+            raise CheckpointError(
+                f"{source}: damaged, its {key} is a {type(content[key]).__name__}, not a mapping"
+            )
     checked: dict[str, Any] = content
     return checked
+
+
+def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 was written between epochs only, which is where a state without ``epoch_step`` stands."""
+    return {**content, "version": 3}
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: _from_version_2}
+
+
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """``content`` in the present version, as far as there is a way to it."""
+    while isinstance(version := content.get("version"), int) and version in _MIGRATIONS:
+        content = _MIGRATIONS[version](content)
+    return content
 
 
 def stage_file(name: str) -> str:

@@ -22,6 +22,7 @@ FORMAT: Final = "redimnet-mrl-decisions"
 VERSION: Final = 1
 
 _MAX_BYTES = 10_000_000
+_LONGEST_NAME = 255  # bytes, as file systems have it
 MAKE_ONE = "python evaluate.py --checkpoint <checkpoint>"
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -122,7 +123,7 @@ class Costs(_Part):
 class MeasuredOn(_Part):
     """The trial list that everything was measured on."""
 
-    name: str
+    name: Annotated[str, Field(max_length=_LONGEST_NAME, pattern=r"^\P{C}*$")]
     sha256: Sha256
     num_targets: Annotated[int, Field(ge=1)]
     num_nontargets: Annotated[int, Field(ge=1)]
@@ -139,7 +140,8 @@ class CohortReference(_Part):
     @field_validator("file")
     @classmethod
     def _plain_name(cls, file: str) -> str:
-        if file in ("", ".", "..") or PurePosixPath(file).name != file or PureWindowsPath(file).name != file:
+        plain = PurePosixPath(file).name == PureWindowsPath(file).name == file and file.isprintable()
+        if file in ("", ".", "..") or not plain or len(file.encode()) > _LONGEST_NAME:
             raise ValueError("must be the name of a file beside the bundle")
         return file
 
@@ -160,7 +162,7 @@ class DecisionBundle(_Part):
     def _ascending(cls, prefixes: tuple[PrefixDecisions, ...]) -> tuple[PrefixDecisions, ...]:
         dims = [prefix.dim for prefix in prefixes]
         if dims != sorted(set(dims)):
-            raise ValueError(f"must be of ascending prefixes, not {dims}")
+            raise ValueError(f"must be of ascending prefixes, not {dims!r:.200}")
         return prefixes
 
     def at(self, dim: int) -> PrefixDecisions:
@@ -204,7 +206,8 @@ def read_bundle(path: Path, encoder_sha256: str) -> DecisionBundle:
     for other weights.
     """
     try:
-        content = path.read_bytes()[: _MAX_BYTES + 1]
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     try:
@@ -217,8 +220,8 @@ def read_bundle(path: Path, encoder_sha256: str) -> DecisionBundle:
         raise CheckpointError(f"{path}: not a decision bundle; make one: {MAKE_ONE}")
     if values.get("version") != VERSION:
         raise CheckpointError(
-            f"{path}: written in format version {values.get('version')}, this version reads {VERSION}; make it anew: "
-            f"{MAKE_ONE}"
+            f"{path}: written in format version {values.get('version')!r:.40}, this version reads {VERSION}; make it "
+            f"anew: {MAKE_ONE}"
         )
     try:
         bundle = DecisionBundle.model_validate_json(content)
@@ -235,5 +238,6 @@ def read_bundle(path: Path, encoder_sha256: str) -> DecisionBundle:
 def _first_problem(error: ValidationError) -> str:
     """Where the first problem stands and what it is, in one line."""
     detail = error.errors()[0]
-    place = ".".join(str(part) for part in detail["loc"])
-    return f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+    place = ".".join(str(part) for part in detail["loc"])[:200]
+    shown = place if place.isprintable() else repr(place)
+    return f"{shown}: {detail['msg'].removeprefix('Value error, '):.300}"

@@ -26,6 +26,8 @@ from mrl.line_file import reason
 from mrl.models.registry import REGISTRY, ReleasedCheckpoint, lookup
 from mrl.models.transfer import discard, note_of, transfer
 
+_MOST_RECORD_BYTES = 10_000
+
 
 @dataclass(frozen=True)
 class Record:
@@ -42,9 +44,17 @@ def resolve(pretrained: str, reporter: Console) -> Path:
 
     Raises CheckpointError: no such file, no such name, or a download that failed.
     """
-    path = Path(pretrained).expanduser()
-    if path.is_file():
-        return path
+    if not pretrained or not pretrained.isprintable():
+        raise CheckpointError(
+            f"{pretrained!r:.100}: give the path of a checkpoint or the name of a released one"
+        )
+    try:
+        path = Path(pretrained).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for the system, a home that is unknown
+        reasons = getattr(error, "strerror", None) or reason(error)
+        raise CheckpointError(f"{pretrained:.100}: cannot be read: {reasons}") from error
     if pretrained in REGISTRY:
         return fetch(REGISTRY[pretrained], reporter=reporter)
     if path.suffix in (".pt", ".pth", ".ckpt") or len(path.parts) > 1 or path.exists():
@@ -184,10 +194,17 @@ def _record_path(path: Path) -> Path:
 def _read_record(path: Path) -> Record | None:
     record = _record_path(path)
     try:
-        return Record(**json.loads(record.read_bytes()))
+        with record.open("rb") as file:
+            values = json.loads(file.read(_MOST_RECORD_BYTES))
+        found = Record(**values)
+        if type(found.size) is not int or {type(text) for text in (found.sha256, found.url, found.date)} != {
+            str
+        }:
+            raise TypeError("values of another kind")
+        return found
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{record}: not a record of a download; delete it to make a new one: {reason(error)}"
         ) from error

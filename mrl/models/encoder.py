@@ -5,7 +5,7 @@ Shapes: B batch, T samples at 16 kHz, N files, P pooled statistics, D widest pre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 from mrl.audio import SAMPLE_RATE, read
 from mrl.errors import CheckpointError
+from mrl.models.budget import budget_for
 from mrl.models.decision_bundle import MAKE_ONE, DecisionBundle, Verification, read_bundle
 from mrl.models.encoder_input import mel_batches, naming, waveform_batch
 from mrl.models.fingerprint import fingerprint_of
 from mrl.models.head import MatryoshkaHead
-from mrl.models.pretrained import build_released
+from mrl.models.pretrained import build_released, require_fitting
 from mrl.models.released import ReleasedModel
+
+WIDEST = 65_536
+"""The widest embedding that is read from a file."""
 
 
 @contextmanager
@@ -212,11 +216,30 @@ class SpeakerEncoder(nn.Module):
 
 def encoder_from_checkpoint(content: dict[str, Any], source: str, dropout: float = 0.0) -> SpeakerEncoder:
     """The encoder in the ``content`` of a checkpoint; ``source`` names it in errors; ``dropout`` is for training."""
-    released = build_released(content["model_config"], source=source)
-    dims = content["dims"]
+    model_config, dims, state = _entries(content, source)
+    released = build_released(model_config, source=source, most_numbers=budget_for(state))
     encoder = SpeakerEncoder(released, MatryoshkaHead(released.pooled_dim, dims[-1], dropout), dims)
-    try:
-        encoder.load_state_dict(content["encoder"], strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{source}: its weights do not fit its architecture: {error}") from None
+    require_fitting(encoder.state_dict(), state, source)
+    encoder.load_state_dict(state, strict=True)
     return encoder.eval()
+
+
+def _entries(content: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[int], dict[str, Tensor]]:
+    """What an encoder is made of, its types checked."""
+    model_config, dims, state = (content.get(key) for key in ("model_config", "dims", "encoder"))
+    if not isinstance(model_config, Mapping) or not all(isinstance(key, str) for key in model_config):
+        raise CheckpointError(f"{source}: damaged, its model_config is no mapping of options")
+    if (
+        not isinstance(dims, list)
+        or not dims
+        or any(type(dim) is not int or not 1 <= dim <= WIDEST for dim in dims)
+        or dims != sorted(set(dims))
+    ):
+        raise CheckpointError(
+            f"{source}: damaged, its prefixes must be ascending integers from 1 to {WIDEST}, not {dims!r:.100}"
+        )
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise CheckpointError(f"{source}: damaged, its encoder is no mapping of names to tensors")
+    return dict(model_config), dims, dict(state)

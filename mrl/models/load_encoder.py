@@ -66,5 +66,5 @@ def _encoder_in(content: object, path: Path) -> SpeakerEncoder:
 def _described(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    shown = ", ".join(repr(key) for key in list(content)[:5])
+    shown = ", ".join(f"{key!r:.80}" for key in list(content)[:5])
     return f"a mapping with {shown}" if shown else "an empty mapping"

@@ -19,6 +19,21 @@ Block2dKind = Literal["convnext_like", "basic_resnet", "basic_resnet_fwse"]
 PoolingKind = Literal["TAP", "TMAP", "TSDP", "TSTP", "ASTP", "MHASTP", "MQMHASTP"]
 
 
+# Far beyond any model that was released, and so little that even the largest is only refused, never a full memory.
+MOST_STAGES = 32
+_LIMITS = {
+    "bands": (1, 512),
+    "channels": (1, 4096),
+    "group_divisor": (1, 65_536),
+    "out_channels": (1, 65_536),
+    "embed_dim": (1, 65_536),
+    "hop_length": (40, 4000),  # 2.5 to 250 ms; attention over time takes the square of the frames
+}
+_MOST_BLOCKS, _MOST_STRIDE, _MOST_KERNELS, _LARGEST_KERNEL = 64, 64, 16, 255
+_LARGEST_EXPANSION = 64
+_SHOWN = 10
+
+
 class Options(BaseModel):
     """Frozen options; `IGNORED` maps each option that is dropped to the reason."""
 
@@ -38,12 +53,18 @@ class Options(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
-            problems = [
-                f"  - {'.'.join(map(str, item['loc']))}: {item['msg']} (found {item['input']!r:.100})"
-                for item in error.errors()
-            ]
+            found = error.errors()
+            problems = [_problem(item) for item in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                problems.append(f"  - and {len(found) - _SHOWN} more")
             title = f"{source}: its model_config has options that are unknown, missing or not supported:"
             raise CheckpointError("\n".join([title, *problems])) from error
+
+
+def _problem(item: Any) -> str:
+    place = ".".join(map(str, item["loc"]))
+    shown = place if place.isprintable() else repr(place)
+    return f"  - {shown:.80}: {item['msg']:.200} (found {item['input']!r:.100})"
 
 
 _AUGMENTATION = "augmentation in the authors' training; does nothing in the released forward pass"
@@ -87,6 +108,15 @@ class ReleasedOptions(Options):
     emb_bn: bool = False  # BatchNorm after the embedding layer
     spec_params: SpecOptions = SpecOptions()
 
+    @model_validator(mode="after")
+    def _of_this_world(self) -> Self:
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                alias = type(self).model_fields[name].alias or name
+                raise ValueError(f"{alias} is {value!r:.80}, expected {least} to {most}")
+        return self
+
 
 @dataclass(frozen=True)
 class StageOptions:
@@ -105,31 +135,40 @@ def parse_stage(raw: Any, family: Literal["ReDimNet", "ReDimNet2"]) -> StageOpti
     if not isinstance(raw, list | tuple) or len(raw) != 5:
         raise ValueError("a stage is [stride, blocks, conv_exp, kernel_sizes, att_block_red]")
     stride, blocks, expansion, kernel_sizes, reduction = raw
-    if type(blocks) is not int or blocks < 0:
-        raise ValueError(f"the number of blocks is an integer from 0 on, not {blocks!r}")
-    if isinstance(expansion, bool) or not isinstance(expansion, int | float) or not expansion > 0:
-        raise ValueError(f"conv_exp is a positive number, not {expansion!r}")
+    if type(blocks) is not int or not 0 <= blocks <= _MOST_BLOCKS:
+        raise ValueError(f"the number of blocks is an integer from 0 to {_MOST_BLOCKS}, not {blocks!r:.80}")
+    if (
+        isinstance(expansion, bool)
+        or not isinstance(expansion, int | float)
+        or not 0 < expansion <= _LARGEST_EXPANSION
+    ):
+        raise ValueError(
+            f"conv_exp is a positive number, at most {_LARGEST_EXPANSION}, not {expansion!r:.80}"
+        )
     if reduction is not None and (type(reduction) is not int or reduction < 1):
-        raise ValueError(f"att_block_red is null or a positive integer, not {reduction!r}")
+        raise ValueError(f"att_block_red is null or a positive integer, not {reduction!r:.80}")
     if family == "ReDimNet":
         if type(stride) is not int or stride not in (1, 2, 3):
-            raise ValueError(f"the stride of a ReDimNet stage is 1, 2 or 3, not {stride!r}")
+            raise ValueError(f"the stride of a ReDimNet stage is 1, 2 or 3, not {stride!r:.80}")
         # The authors' ReDimNet never reads kernel_sizes: its 2-D blocks are 3x3 whatever stands there.
         return StageOptions(stride, 1, blocks, expansion, ((3, 3),), reduction)
-    band_stride, frame_stride = _positive_pair(stride, "the stride of a ReDimNet2 stage")
+    band_stride, frame_stride = _positive_pair(stride, "the stride of a ReDimNet2 stage", _MOST_STRIDE)
     return StageOptions(band_stride, frame_stride, blocks, expansion, _kernel_sizes(kernel_sizes), reduction)
 
 
 def _kernel_sizes(raw: Any) -> tuple[tuple[int, int], ...]:
-    if not isinstance(raw, list | tuple) or not raw:
-        raise ValueError(f"kernel_sizes is a list of [frequency, time] pairs, not {raw!r}")
-    sizes = tuple(_positive_pair(size, "a kernel size") for size in raw)
+    if not isinstance(raw, list | tuple) or not 1 <= len(raw) <= _MOST_KERNELS:
+        raise ValueError(
+            f"kernel_sizes is a list of 1 to {_MOST_KERNELS} pairs [frequency, time], not {raw!r:.80}"
+        )
+    sizes = tuple(_positive_pair(size, "a kernel size", _LARGEST_KERNEL) for size in raw)
     if any(n % 2 == 0 for size in sizes for n in size):
-        raise ValueError(f"kernel sizes are odd, not {raw!r}")
+        raise ValueError(f"kernel sizes are odd, not {raw!r:.80}")
     return sizes
 
 
-def _positive_pair(raw: Any, what: str) -> tuple[int, int]:
-    if not isinstance(raw, list | tuple) or len(raw) != 2 or any(type(n) is not int or n < 1 for n in raw):
-        raise ValueError(f"{what} is a pair [frequency, time] of positive integers, not {raw!r}")
+def _positive_pair(raw: Any, what: str, most: int) -> tuple[int, int]:
+    is_pair = isinstance(raw, list | tuple) and len(raw) == 2
+    if not is_pair or any(type(n) is not int or not 1 <= n <= most for n in raw):
+        raise ValueError(f"{what} is a pair [frequency, time] of integers from 1 to {most}, not {raw!r:.80}")
     return raw[0], raw[1]
