@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from mrl.audio import SAMPLE_RATE
 from mrl.data.trials import TrialList
-from mrl.errors import TrainingError
+from mrl.evaluation.finite import embedding_error, require_usable, usable_rows
 from mrl.models.encoder import SpeakerEncoder, evaluating
 from mrl.models.encoder_input import mel_batches
+from mrl.models.finite import non_finite_tensor
 from mrl.models.released import ReleasedModel, Trunk
 
 Advance = Callable[[int], None]
@@ -98,7 +99,7 @@ def pool_utterances(
 
     Raises:
         AudioError: a file that cannot be read or is too short for the network (a DataError); names it.
-        TrainingError: pooled statistics that are not finite; names the file.
+        EmbeddingError: pooled statistics that are not finite; names the files (a TrainingError).
     """
     pooled = torch.empty(len(paths), trunk.pooled_dim)
     mine = np.zeros(len(paths), dtype=bool)
@@ -107,24 +108,23 @@ def pool_utterances(
         mels = mel_batches(
             trunk, paths, batch_size, workers, max_samples=samples, rank=rank, world_size=world_size
         )
-        for places, rows in _finished(_pooled(trunk, mels), paths, advance):
+        for places, rows in _finished(_pooled(trunk, mels), paths, trunk, advance):
             pooled[places] = rows
             mine[places] = True
     places_done = np.flatnonzero(mine)
     return Pooled(places_done, pooled if mine.all() else pooled[torch.from_numpy(places_done)])
 
 
-def project(head: nn.Module, pooled: Tensor) -> NDArray[np.float32]:
+def project(head: nn.Module, pooled: Tensor, names: Sequence[object] | None = None) -> NDArray[np.float32]:
     """Raw embeddings [U, D] of pooled statistics [U, P] by ``head`` in eval mode, on the head's device.
 
-    Raises TrainingError for an embedding that is not finite.
+    Raises EmbeddingError for embeddings that are not finite; it names the recordings by ``names`` [U].
     """
     device = next(head.parameters()).device
     with exact_inference(head):
         chunks = [head(chunk.to(device)).float().cpu() for chunk in pooled.split(_PROJECTED_ROWS)]
     embeddings = torch.cat(chunks)
-    if not embeddings.isfinite().all():
-        raise TrainingError("an embedding is not finite; the head's weights are damaged")
+    require_usable(embeddings, names or [f"utterance {place + 1}" for place in range(len(pooled))], head)
     return np.asarray(embeddings.numpy(), dtype=np.float32)
 
 
@@ -147,7 +147,7 @@ def embed_utterances(
     with exact_inference(encoder):
         mels = mel_batches(trunk, paths, batch_size, workers, max_samples=samples)
         projected = ((places, head(rows)) for places, rows in _pooled(trunk, mels))
-        for places, rows in _finished(projected, paths, advance):
+        for places, rows in _finished(projected, paths, encoder, advance):
             embeddings[places] = rows.numpy()
     return embeddings
 
@@ -176,15 +176,24 @@ def _pooled(trunk: Trunk, mels: Iterator[Batch]) -> Iterator[Batch]:
         yield places, trunk.pool_features(trunk.frame_features(mel))
 
 
-def _finished(batches: Iterator[Batch], paths: Sequence[Path], advance: Advance | None) -> Iterator[Batch]:
-    """``batches`` on the CPU in float32, found finite and counted."""
+def _finished(
+    batches: Iterator[Batch], paths: Sequence[Path], network: nn.Module, advance: Advance | None
+) -> Iterator[Batch]:
+    """``batches`` on the CPU in float32, counted; EmbeddingError after the last of them where some are not finite.
+
+    At once where it is the weights of ``network`` that are not.
+    """
+    broken: list[Path] = []
+    done = 0
     for places, rows in batches:
         rows = rows.float().cpu()
-        if not rows.isfinite().all():
-            worst = places[int(rows.isfinite().all(dim=1).int().argmin())]
-            raise TrainingError(
-                f"{paths[worst]}: its embedding is not finite; the encoder's weights are damaged"
-            )
+        if not (usable := usable_rows(rows)).all():
+            broken += [paths[place] for place, good in zip(places, usable.tolist(), strict=True) if not good]
+            if non_finite_tensor(network.state_dict()) is not None:
+                raise embedding_error(broken[:1], len(paths), network)
         yield places, rows
+        done += len(places)
         if advance is not None:
             advance(len(places))
+    if broken:
+        raise embedding_error(broken, done, network)

@@ -14,6 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mrl.errors import MRLError
+
+
+class ScoreError(MRLError, ValueError):
+    """Scores that are NaN or infinite, which no error rate is defined for."""
+
 
 class OperatingPoints(NamedTuple):
     """Error rates at each threshold, thresholds descending; the first, +inf, rejects every trial."""
@@ -58,7 +64,8 @@ class RankedTrials(NamedTuple):
 def ranked(scores: ArrayLike, labels: ArrayLike) -> RankedTrials:
     """``scores`` [N] with ``labels`` [N] (true: target), sorted.
 
-    Raises ValueError for lengths that differ, a score that is not finite, or a class without trials.
+    Raises ValueError for lengths that differ or a class without trials, and ScoreError, which is one too, for a score
+    that is not finite.
     """
     values, targets = _checked(scores, labels)
     order = np.argsort(-values, kind="stable")
@@ -99,12 +106,12 @@ def equal_error_rate_of_sorted(
 
     With weights, whole numbers from 0 on, a score counts as if it stood there so many times. Error rates are compared
     as products of integers, so that no rounding decides which threshold is the nearest.
-    Raises ValueError for a class without scores (or weight), or for scores that are not finite.
+    Raises ValueError for a class without scores (or weight), and ScoreError for scores that are not finite.
     """
     _require_both(len(targets), len(nontargets))
     ends = [targets[0], targets[-1], nontargets[0], nontargets[-1]]
     if not np.isfinite(ends).all():  # sorting puts infinities and NaN at the ends
-        raise ValueError("some scores are not finite")
+        raise ScoreError("some scores are not finite")
     targets_below = _weight_below(target_weights)
     nontargets_below = _weight_below(nontarget_weights)
     num_targets, num_nontargets = targets_below(len(targets)), nontargets_below(len(nontargets))
@@ -188,7 +195,7 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64],
             f"scores {values.shape} and labels {targets.shape} must be two vectors of one length"
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} scores are not finite")
+        raise ScoreError(f"{np.count_nonzero(~np.isfinite(values))} of {len(values)} scores are not finite")
     _require_both(int(targets.sum()), int((~targets).sum()))
     return values, targets
 

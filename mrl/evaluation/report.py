@@ -31,13 +31,15 @@ def result_rows(results: Sequence[VerificationResult]) -> list[list[str]]:
 
 
 def result_metrics(results: Sequence[VerificationResult]) -> dict[str, float]:
-    """Flat names: ``eer/<list>/<dim>``, ``threshold/<list>/<dim>``, ``min_dcf_<p>/<list>/<dim>`` (shares)."""
+    """Flat names: ``eer/<list>/<dim>``, ``threshold/<list>/<dim>``, ``min_dcf_<p>/<list>/<dim>`` (shares), and
+    ``cosine_between_speakers/<list>/<dim>``, the mean over the non-target trials."""
     metrics: dict[str, float] = {}
     for result in results:
         for prefix in result.prefixes:
             place = f"{result.name}/{prefix.dim}"
             metrics[f"eer/{place}"] = prefix.eer
             metrics[f"threshold/{place}"] = prefix.threshold
+            metrics[f"cosine_between_speakers/{place}"] = prefix.between_speakers
             for p_target, cost in prefix.min_dcf.items():
                 metrics[f"min_dcf_{p_target:g}/{place}"] = cost
     return metrics

@@ -77,11 +77,11 @@ class Session:
         """
         encoder.to(self.device)
         if max_seconds is not None:  # which nobody asks for twice
-            return project(encoder.head, self._pool(encoder, name, max_seconds))
+            return project(encoder.head, self._pool(encoder, name, max_seconds), self._utterances.paths)
         key = fingerprint_of(encoder.backbone)
         if key not in self._pooled:
             self._pooled[key] = self._pool(encoder, name, None)
-        return project(encoder.head, self._pooled[key])
+        return project(encoder.head, self._pooled[key], self._utterances.paths)
 
     def require_cohort(self) -> None:
         """Raise DataError where the training corpus is not there any more, or holds a speaker of a list."""

@@ -26,12 +26,17 @@ P_TARGETS = (0.01, 0.05)
 
 
 class PrefixResult(NamedTuple):
-    """One trial list at one prefix. ``eer`` and ``min_dcf`` are shares, ``threshold`` a cosine."""
+    """One trial list at one prefix. ``eer`` and ``min_dcf`` are shares, ``threshold`` a cosine.
+
+    `mrl.evaluation.collapse` reads the last two.
+    """
 
     dim: int
     eer: float
     threshold: float
     min_dcf: dict[float, float]  # by target prior
+    between_speakers: float  # mean cosine of the non-target trials
+    num_zero: int  # embeddings that are all zero
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,15 @@ def score_list(embeddings: NDArray[np.float32], trials: TrialList, dims: Sequenc
     """Results of ``trials`` from ``embeddings`` [U, D] of its utterances, at each prefix in ``dims`` (ascending)."""
     started = time.perf_counter()
     prefixes = []
+    different = ~trials.labels
     all_scores = scores_by_prefix(*trials.vectors(embeddings), dims)
     for dim, scores in zip(dims, all_scores, strict=True):
         rate, threshold = equal_error_rate(scores, trials.labels)
         points = operating_points(scores, trials.labels)
         costs = {p_target: least_cost(points, p_target) for p_target in P_TARGETS}
-        prefixes.append(PrefixResult(dim, rate, threshold, costs))
+        between_speakers = float(scores.mean(where=different))
+        num_zero = len(embeddings) - int(embeddings[:, :dim].any(axis=1).sum())
+        prefixes.append(PrefixResult(dim, rate, threshold, costs, between_speakers, num_zero))
     return VerificationResult(
         trials.name,
         len(trials.labels),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrl.config import Config
+from mrl.evaluation.collapse import collapse_warnings
 from mrl.evaluation.report import RESULT_COLUMNS, result_rows
 from mrl.evaluation.verification import VerificationResult
 from mrl.training.held_out import describe_held_out, overfitting_warning
@@ -40,8 +41,10 @@ def report_epoch(
             tracker.say(f"{gain.name}{' (guard)' if gain.is_guard else ''}: EER since epoch 0 {points}")
     if (described := describe_held_out(record, config.dims)) is not None:
         tracker.say(described)
-    if (warning := overfitting_warning(history)) is not None:
-        tracker.say(warning)
+    worse = None if "average_of" in record else worse_line(history)
+    for warning in (overfitting_warning(history), worse, *collapse_warnings(results)):
+        if warning is not None:
+            tracker.say(warning)
 
 
 def _verdict(config: Config, results: Sequence[VerificationResult], history: History, place: Rank) -> str:
@@ -50,6 +53,34 @@ def _verdict(config: Config, results: Sequence[VerificationResult], history: His
     on_guard = guard_excess(results, history[0], config.validation) >= place.excess
     where = "on a guard list" if on_guard else "at full size"
     return f"{100 * place.excess:.2f} EER points beyond what is allowed {where}"
+
+
+def worse_line(history: History) -> str | None:
+    """A sentence where the last two validations of a stage or more have all been worse than epoch 0."""
+    record, start = history[-1], history[0]
+    stage = [earlier for earlier in history[1:] if earlier["stage"] == record["stage"]]
+    row = 0
+    while row < len(stage) and stage[-1 - row]["mean_eer"] > start["mean_eer"]:
+        row += 1
+    if row < 2:
+        return None
+    return (
+        f"stage {record['stage']}: the mean EER has been {_compared(record, start)} in {row} validations in a row; "
+        "early_stopping_patience says how many a stage may have without a new best"
+    )
+
+
+def early_end_line(stage: str, stale: int, history: History) -> str:
+    """What is said where a stage ends after ``stale`` validations without a new best."""
+    record, start = history[-1], history[0]
+    worse = (
+        f", and the mean EER is {_compared(record, start)}" if record["mean_eer"] > start["mean_eer"] else ""
+    )
+    return f"stage {stage}: no new best in {count(stale, 'validation')}, it ends early{worse}"
+
+
+def _compared(record: Mapping[str, Any], start: Mapping[str, Any]) -> str:
+    return f"worse than at epoch 0 ({100 * start['mean_eer']:.2f} -> {100 * record['mean_eer']:.2f} %)"
 
 
 def stage_line(plan: StagePlan, has_classes: bool, start_epoch: int) -> str:

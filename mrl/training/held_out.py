@@ -7,6 +7,7 @@ N utterances, P pooled statistics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from mrl.audio import SAMPLE_RATE
+from mrl.config import DataConfig
 from mrl.data.assemble import RunData
 from mrl.data.corpus import Corpus
-from mrl.data.loading import CropDataset, make_loader
+from mrl.data.loader import make_loader
+from mrl.data.loading import CropDataset
 from mrl.data.sampling import balanced_sample
+from mrl.evaluation.finite import EmbeddingError, require_usable
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder, evaluating
 from mrl.models.fingerprint import fingerprint_of
@@ -34,19 +38,20 @@ class HeldOut:
     kept for as long as it stays the same.
     """
 
-    def __init__(self, data: RunData, seed: int, workers: int, say: Callable[[str], None]) -> None:
+    def __init__(self, data: RunData, seed: int, loading: DataConfig, say: Callable[[str], None]) -> None:
         assert data.held_out is not None
         sample = balanced_sample(data.train, len(data.held_out), seed).tolist()
         everything: list[int] = list(range(len(data.held_out)))
         self._parts = {"held_out": (data.held_out, everything), "train_sample": (data.train, sample)}
-        self._seed, self._workers, self._say = seed, workers, say
+        self._seed, self._loading, self._say = seed, loading, say
         self._fingerprint = ""
         self._pooled: dict[str, tuple[Tensor, Tensor]] = {}
 
     def measure(self, encoder: SpeakerEncoder, classifier: SlicedClassifier) -> dict[str, float]:
         """``held_out/loss_<dim>``, ``held_out/accuracy_<dim>`` (a share), ``train_sample/...`` likewise.
 
-        ``held_out/gap`` is the mean over the prefixes of held-out minus training loss.
+        ``held_out/gap`` is the mean over the prefixes of held-out minus training loss. Raises EmbeddingError for
+        pooled statistics or a loss that is not finite.
         """
         if (fingerprint := fingerprint_of(encoder.backbone)) != self._fingerprint:
             self._pooled = {name: self._pool(encoder.backbone, *part) for name, part in self._parts.items()}
@@ -60,6 +65,9 @@ class HeldOut:
                 metrics[f"{name}/loss_{dim}"] = float(loss[place])
                 metrics[f"{name}/accuracy_{dim}"] = float(accuracy[place])
         metrics["held_out/gap"] = float((losses["held_out"] - losses["train_sample"]).mean())
+        if not math.isfinite(metrics["held_out/gap"]):
+            found = ", ".join(f"{name}: {float(loss.mean())}" for name, loss in losses.items())
+            raise EmbeddingError(f"the loss on held-out and training utterances is not finite ({found})")
         return metrics
 
     @torch.no_grad()
@@ -70,10 +78,21 @@ class HeldOut:
         batches = [[(0, item) for item in chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
         pooled, speakers = [], []
         with evaluating(trunk):
-            for batch in make_loader(dataset, batches, self._workers, pin_memory=False):
+            loader = make_loader(
+                dataset,
+                batches,
+                self._loading.workers,
+                pin_memory=False,
+                timeout_seconds=self._loading.worker_timeout_seconds,
+                say=self._say,
+            )
+            for batch in loader:
                 for message in batch.replaced:
                     self._say(f"held-out loss, replaced: {message}")
-                pooled.append(trunk(batch.waveforms.to(device)).float().cpu())
+                rows = trunk(batch.waveforms.to(device)).float().cpu()
+                names = [corpus.relative_path(utterance) for utterance in batch.utterances.tolist()]
+                require_usable(rows, names, trunk)
+                pooled.append(rows)
                 speakers.append(batch.speakers)
         return torch.cat(pooled), torch.cat(speakers)
 

@@ -27,19 +27,23 @@ class MovingAverage:
 
     def __init__(self, modules: Sequence[nn.Module], decay: float) -> None:
         self._decay = decay
-        self._updates = 0
         self._live = dict(_moving_tensors(modules))
+        device = next((tensor.device for tensor in self._live.values()), None)
+        self._updates = torch.zeros((), dtype=torch.float64, device=device)
         self._averages = {name: tensor.clone() for name, tensor in self._live.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, applied: Tensor | None = None) -> None:
         """Take the live weights in, after an update of the optimizer.
 
-        An update that fp16's scaler has skipped counts as one that moved nothing: the host does not know of it yet.
+        ``applied`` (bool, on the device) says whether it happened; one that did not does not count. None: it did.
         """
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1.0 - decay)
-        self._updates += 1
+        counts = torch.ones_like(self._updates) if applied is None else applied.to(self._updates.dtype)
+        kept = ((1.0 + self._updates) / (10.0 + self._updates)).clamp_max(self._decay)
+        changes = torch._foreach_sub(list(self._live.values()), list(self._averages.values()))
+        torch._foreach_mul_(changes, ((1.0 - kept) * counts).float())
+        torch._foreach_add_(list(self._averages.values()), changes)
+        self._updates += counts
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -54,7 +58,7 @@ class MovingAverage:
     def state_dict(self) -> dict[str, Any]:
         """A copy, on the CPU."""
         averages = {name: tensor.cpu().clone() for name, tensor in self._averages.items()}
-        return {"updates": self._updates, "averages": averages}
+        return {"updates": int(self._updates), "averages": averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError where the state is that of other tensors."""
@@ -64,7 +68,7 @@ class MovingAverage:
             raise ValueError("the moving average is of other weights")
         for name, tensor in self._averages.items():
             tensor.copy_(averages[name])
-        self._updates = state["updates"]
+        self._updates.fill_(state["updates"])
 
     @torch.no_grad()
     def _fill(self, values: dict[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ one is being computed. What protects the weights from a number that is not finit
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mrl.config import RuntimeConfig
-from mrl.errors import TrainingError
 from mrl.loss import PrefixSettings, SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
 from mrl.processes import Processes
@@ -25,9 +25,12 @@ from mrl.training.criterion import Criterion
 from mrl.training.gradient_flow import Flow, measure_flow_of
 from mrl.training.optimizer import build_optimizer
 from mrl.training.schedules import StagePlan, rate_factor_at, settings_at
+from mrl.training.stages import moving_norms
+from mrl.training.step_guard import SkipCounts, StepGuard
 from mrl.training.step_module import StepBatch, StepModule
+from mrl.training.step_values import NO_REQUESTS, NonFiniteError, Requests, StepValues
 
-_MAX_SKIPPED_IN_A_ROW = 20  # fp16: the loss scale has been halved as often; something else is wrong
+_MAX_OVERFLOWS = 20  # in a row, in fp16: the loss scale has been halved as often; something else is wrong
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,45 +45,13 @@ def _may_rest(criterion: Criterion, plan: StagePlan) -> bool:
     return bool(plan.stage.prefix_start) or (has_map and not plan.stage.teacher_weight)
 
 
-class NonFiniteError(TrainingError):
-    """A loss or gradient of update ``run_step`` that is NaN or infinite; the weights are those from before it."""
-
-    def __init__(self, message: str, run_step: int) -> None:
-        super().__init__(message)
-        self.run_step = run_step
-
-
-class Requests(NamedTuple):
-    """What a process wishes for after a step; it happens if any of them does, in all at the same step."""
-
-    save: bool = False
-    stop: bool = False
-
-
-NO_REQUESTS = Requests()
-
-
-class StepValues(NamedTuple):
-    """What one update measured. ``gradient_norm`` is that of the whole batch, unscaled, before clipping."""
-
-    run_step: int
-    loss: float  # what was minimised
-    loss_per_prefix: list[float]
-    teacher_loss: float  # 1 - cosine to the teacher, 0 without one
-    gradient_norm: float
-    settings: PrefixSettings
-    rates: dict[str, float]
-    skipped: bool  # fp16 only: the gradient overflowed and the loss scale was lowered instead
-    replaced: int  # utterances that could not be read, in all processes
-    requests: Requests  # of any process
-    flow: Flow | None  # where it was asked for
-
-
 class _Pending(NamedTuple):
     """An update whose numbers have not been read yet."""
 
     numbers: Tensor  # [gradient norm, total, teacher, replaced, save, stop, per prefix...], on their way to the CPU
     arrived: torch.cuda.Event | None
+    gradient_norms: Tensor  # of each tensor with a gradient, on the device
+    epoch: int  # of the stage
     run_step: int
     settings: PrefixSettings
     rates: dict[str, float]
@@ -136,10 +107,11 @@ class Updater:
         self.optimizer = build_optimizer(encoder, criterion, plan.stage)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=runtime.precision == "fp16")
-        self._skipped_in_a_row = 0
+        self._limit = runtime.max_skipped if runtime.non_finite == "skip" else 0
+        norms = moving_norms(encoder, plan.stage)
+        self._guard = StepGuard(self.optimizer, self._scaler, norms, self._limit, self._device)
+        self._skips = SkipCounts()
         self._pending: deque[_Pending] = deque()
-        # 1, and NaN from the first update on that must not happen: a factor of each loss, it stops all later ones.
-        self._sound = torch.ones((), device=self._device)
         self._zeros = torch.zeros(3, device=self._device)
 
     def update(
@@ -155,9 +127,9 @@ class Updater:
         """One update from ``batch``; returns what has been measured and not returned yet.
 
         On a CPU that is this update's values, on a GPU those of the one before: :meth:`finish` gives the last.
-        The gradient is that of the mean loss over the batch, in however many parts it is accumulated. Raises
-        :class:`NonFiniteError`, on a GPU one update late; the weights have not changed since before the update
-        that it names.
+        The gradient is that of the mean loss over the batch, in however many parts it is accumulated. An update
+        whose loss or gradient is not finite changes nothing. Where ``runtime`` does not allow to skip it, raises
+        :class:`NonFiniteError`, on a GPU one update late; nothing has changed since before the update that it names.
         """
         plan = self._plan
         # So that a resumed run draws the same masks.
@@ -166,16 +138,27 @@ class Updater:
         settings = settings_at(stage_step, plan)
         rates = self._set_rates(rate_factor_at(stage_step, plan, plateau_reductions))
 
+        epoch = stage_step // plan.steps_per_epoch
         self.optimizer.zero_grad(set_to_none=True)
+        self._guard.begin(epoch)
         losses = self._accumulate_gradients(batch, settings, requests)
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        self._guard.taint(gradients, losses[0])
         self._scaler.unscale_(self.optimizer)
         flow = measure_flow_of(self._encoder, self._criterion) if measure_flow else None
-        norm = nn.utils.clip_grad_norm_(self._trained, plan.stage.gradient_clip or float("inf"))
-        self._guarded_step(losses[0], norm)
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = torch.linalg.vector_norm(norms)
+        nn.utils.clip_grads_with_norm_(self._trained, plan.stage.gradient_clip or math.inf, norm)
+        self._guard.step(losses[0], norm)
 
         numbers = torch.cat([norm[None], losses])
-        self._pending.append(_Pending(*self._sent(numbers), run_step, settings, rates, flow))
+        self._pending.append(_Pending(*self._sent(numbers), norms, epoch, run_step, settings, rates, flow))
         return self._read(leave=1 if self._device.type == "cuda" else 0)
+
+    @property
+    def applied(self) -> Tensor:
+        """Whether the last update happened: bool, on the device."""
+        return self._guard.applied
 
     def finish(self) -> list[StepValues]:
         """The values of all updates that have not been returned yet; waits for them."""
@@ -194,7 +177,7 @@ class Updater:
             with self._communication(is_last=number == len(parts) - 1):
                 with autocast(self._device, self._precision):
                     terms = self._module(part, settings, stage.teacher_weight)
-                total, teacher = terms.total * self._sound, terms.teacher
+                total, teacher = terms.total * self._guard.sound, terms.teacher
                 self._scaler.scale(total * share).backward()
             losses += share * torch.cat([total.detach()[None], teacher[None], self._zeros, terms.per_prefix])
         for place, value in enumerate((len(batch.replaced), *requests), start=2):
@@ -207,17 +190,6 @@ class Updater:
         if is_last or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()
         return cast("AbstractContextManager[None]", self._module.no_sync())
-
-    def _guarded_step(self, loss: Tensor, gradient_norm: Tensor) -> None:
-        """Move the weights, unless ``loss`` or ``gradient_norm`` is not finite; decided on the device."""
-        is_bad = ~loss.isfinite()
-        if not self._scaler.is_enabled():  # which skips such a step itself, and lowers its scale
-            is_bad = is_bad | ~gradient_norm.isfinite()
-            # The fused optimizers look at it where GradScaler would put it.
-            self.optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
-        self._sound = self._sound.masked_fill(is_bad, float("nan"))
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
 
     def _sent(self, numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
         """``numbers`` on their way to the CPU, and what says that they are there."""
@@ -236,31 +208,51 @@ class Updater:
             if update.arrived is not None:
                 update.arrived.synchronize()
             norm, loss, teacher, replaced, save, stop, *per_prefix = update.numbers.tolist()
-            skipped = self._check_finite(loss, norm, update.run_step)
+            overflowed, fault = self._judge(loss, norm, update)
             values.append(
                 StepValues(
                     *(update.run_step, loss, per_prefix, teacher, norm),
-                    *(update.settings, update.rates, skipped, round(replaced)),
+                    *(update.settings, update.rates, overflowed, fault, round(replaced)),
                     *(Requests(save > 0.0, stop > 0.0), update.flow),
                 )
             )
         return values
 
-    def _check_finite(self, loss: float, gradient_norm: float, run_step: int) -> bool:
-        """Whether the scaler has skipped this update; raises for numbers that no scaling explains."""
-        finite_loss = abs(loss) != float("inf") and loss == loss
-        finite_norm = abs(gradient_norm) != float("inf") and gradient_norm == gradient_norm
-        if finite_loss and finite_norm:
-            self._skipped_in_a_row = 0
-            return False
-        if not finite_loss:
-            raise NonFiniteError(f"the loss is {loss}", run_step)
-        if not self._scaler.is_enabled():
-            raise NonFiniteError(f"the norm of the gradient is {gradient_norm} (loss {loss:.4g})", run_step)
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
-            raise NonFiniteError(f"the gradient overflowed {self._skipped_in_a_row} times in a row", run_step)
-        return True
+    def _judge(self, loss: float, gradient_norm: float, update: _Pending) -> tuple[bool, str | None]:
+        """Whether fp16 overflowed, and what else was wrong with an update; raises where the run must stop."""
+        fault = None
+        if not math.isfinite(loss):
+            fault = f"the loss is {loss}"
+        elif not math.isfinite(gradient_norm):
+            place = self._non_finite_gradient(update.gradient_norms)
+            fault = f"the norm of the gradient is {gradient_norm} (loss {loss:.4g}){place}"
+        overflowed = self._scaler.is_enabled() and fault is not None and math.isfinite(loss)
+        self._skips.note(update.epoch, is_faulty=fault is not None and not overflowed, is_overflow=overflowed)
+        if self._skips.overflows > _MAX_OVERFLOWS:
+            raise NonFiniteError(
+                f"the gradient overflowed {self._skips.overflows} times in a row; {fault}", update.run_step
+            )
+        if overflowed:
+            return True, None
+        if fault is not None and self._skips.exceed(self._limit):
+            row, epoch = self._skips.in_a_row, self._skips.in_epoch
+            counted = (
+                f"; {row} skipped in a row and {epoch} in this epoch, runtime.max_skipped is {self._limit}"
+            )
+            raise NonFiniteError(fault + (counted if self._limit else ""), update.run_step)
+        return False, fault
+
+    def _non_finite_gradient(self, norms: Tensor) -> str:
+        """Where a gradient that is not finite came up: of all such tensors, the one nearest to the loss."""
+        named = [*self._encoder.named_parameters(), *self._criterion.named_parameters(prefix="criterion")]
+        places = {id(parameter): place for place, (_, parameter) in enumerate(named)}
+        with_gradient = [p for p in self._trained if p.grad is not None]
+        broken = [
+            places[id(p)]
+            for p, norm in zip(with_gradient, norms.tolist(), strict=True)
+            if not math.isfinite(norm)
+        ]
+        return f", that of {named[max(broken)][0]} among others" if broken else ""
 
     def _set_rates(self, factor: float) -> dict[str, float]:
         rates: dict[str, float] = {}
@@ -274,7 +266,7 @@ class Updater:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "skipped_in_a_row": self._skipped_in_a_row,
+            "skips": self._skips.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -288,4 +280,5 @@ class Updater:
         for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(options)
         self._scaler.load_state_dict(state["scaler"])
-        self._skipped_in_a_row = state["skipped_in_a_row"]
+        self._skips = SkipCounts(**state.get("skips", {}))  # which older checkpoints have not
+        self._guard.load(self._skips)

@@ -14,16 +14,21 @@ from torch import Tensor
 
 from mrl.config import Config
 from mrl.data.assemble import RunData
-from mrl.evaluation.embedding import Utterances, pool_utterances, project
+from mrl.evaluation.embedding import Pooled, Utterances, pool_utterances, project
+from mrl.evaluation.finite import EmbeddingError
 from mrl.evaluation.verification import VerificationResult, score_list
 from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.fingerprint import fingerprint_of
 from mrl.models.released import Trunk
-from mrl.processes import Processes
+from mrl.processes import PeerError, Processes
+from mrl.stopping import heed
 from mrl.training.criterion import Criterion
 from mrl.training.held_out import HeldOut
+from mrl.training.out_of_memory import naming_memory
 from mrl.training.tracking import Tracker
+
+_WHOLE = "utterances are embedded whole, 32 at a time: cut long ones by validation.max_utterance_seconds"
 
 
 class Validator:
@@ -38,16 +43,21 @@ class Validator:
         self._pooled: tuple[str, Tensor] | None = None
         self._held_out = None
         if data.held_out is not None:
-            self._held_out = HeldOut(data, config.seed, config.data.workers, tracker.say)
+            self._held_out = HeldOut(data, config.seed, config.data, tracker.say)
 
     def score(self, encoder: SpeakerEncoder, title: str) -> list[VerificationResult]:
-        """Each trial list at every prefix of ``encoder``; the same in all processes."""
+        """Each trial list at every prefix of ``encoder``; the same in all processes.
+
+        Raises EmbeddingError for embeddings that are not finite, and PeerError in processes other than the first.
+        """
         started = time.perf_counter()
-        pooled = self._pool(encoder.backbone, title)
+        device = encoder.head.linear.weight.device
+        with naming_memory(f"while scoring {title}", device, lambda *_: _WHOLE):
+            pooled = self._pool(encoder.backbone, title)
         embedding = time.perf_counter() - started
 
         def score() -> list[VerificationResult]:
-            embeddings = project(encoder.head, pooled)
+            embeddings = project(encoder.head, pooled, self._utterances.paths)
             share = embedding / max(1, len(pooled))
             results = []
             for number, trials in enumerate(self._lists):
@@ -83,18 +93,25 @@ class Validator:
                 shown = min(count, left[0])
                 left[0] -= shown
                 bar.advance(shown)
+                heed()
 
-            own = pool_utterances(
-                trunk,
-                paths,
-                max_seconds=self._config.validation.max_utterance_seconds,
-                workers=max(1, self._config.data.workers),
-                advance=advance,
-                rank=rank,
-                world_size=world_size,
-            )
+            own: Pooled | EmbeddingError
+            try:
+                own = pool_utterances(
+                    trunk,
+                    paths,
+                    max_seconds=self._config.validation.max_utterance_seconds,
+                    workers=max(1, self._config.data.workers),
+                    advance=advance,
+                    rank=rank,
+                    world_size=world_size,
+                )
+            except EmbeddingError as error:  # of which all processes learn
+                own = error
         pooled = torch.empty(len(paths), trunk.pooled_dim)
         for part in self._processes.gather(own):
+            if isinstance(part, EmbeddingError):
+                raise part if self._processes.is_first else PeerError("the first process has stopped")
             pooled[torch.from_numpy(part.places)] = part.pooled
         self._pooled = (fingerprint, pooled)
         return pooled

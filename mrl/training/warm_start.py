@@ -15,10 +15,12 @@ from torch import Tensor
 from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
 from mrl.data.corpus import Corpus
-from mrl.data.loading import CropDataset, make_loader
+from mrl.data.loader import make_loader
+from mrl.data.loading import CropDataset
 from mrl.data.sampling import balanced_sample
 from mrl.data.speed import at_speed, source_samples
 from mrl.errors import DataError
+from mrl.evaluation.finite import embedding_error, usable_rows
 from mrl.loss import SlicedClassifier, class_speeds
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead
@@ -179,7 +181,10 @@ class _Sample:
 
     @torch.no_grad()
     def embed(self, encoder: SpeakerEncoder, speed: float = 1.0) -> _Embedded:
-        """What ``encoder`` makes of the sample, played ``speed`` times as fast."""
+        """What ``encoder`` makes of the sample, played ``speed`` times as fast.
+
+        Raises EmbeddingError, in all processes, for embeddings that are not finite.
+        """
         config, corpus, device, advance, say, processes = self._context
         num_samples = round(_CROP_SECONDS * SAMPLE_RATE)
         dataset = CropDataset(corpus, source_samples(num_samples, [speed]), config.seed)
@@ -187,14 +192,28 @@ class _Sample:
         batches = [keys[i : i + _BATCH] for i in range(0, len(keys), _BATCH)]
         own = batches[processes.rank :: processes.world_size]
         parts: list[_Embedded] = []
-        for batch in make_loader(dataset, own, config.data.workers, pin_memory=device.type == "cuda"):
+        broken: list[str] = []
+        loader = make_loader(
+            dataset,
+            own,
+            config.data.workers,
+            pin_memory=device.type == "cuda",
+            timeout_seconds=config.data.worker_timeout_seconds,
+            say=say,
+        )
+        for batch in loader:
             waveforms = at_speed(batch.waveforms.to(device, non_blocking=True), speed, num_samples)
-            parts.append(_Embedded(encoder(waveforms).float().cpu(), batch.speakers))
+            vectors = encoder(waveforms).float().cpu()
+            parts.append(_Embedded(vectors, batch.speakers))
+            unusable = batch.utterances[~usable_rows(vectors)].tolist()
+            broken += [corpus.relative_path(utterance) for utterance in unusable]
             if say is not None:
                 for message in batch.replaced:
                     say(f"warm start, replaced: {message}")
             if advance is not None:
                 advance(len(batch.speakers))
+        if everywhere := [path for paths in processes.gather(broken) for path in paths]:
+            raise embedding_error(everywhere, len(keys), encoder)
         return _in_order(processes.gather(parts))
 
 

@@ -12,6 +12,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
+from mrl.errors import MRLError
 from mrl.evaluation.metrics import (
     detection_costs,
     equal_error_rate,
@@ -233,3 +234,16 @@ def test_min_dcf_equals_that_of_scikit_learns_roc():
         false_accepts, hits, _ = roc_curve(labels, scores, drop_intermediate=False)
         costs = p_target * (1 - hits) + (1 - p_target) * false_accepts
         assert min_dcf(scores, labels, p_target) == pytest.approx(costs.min() / min(p_target, 1 - p_target))
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0, -0.3])
+def test_scores_that_all_tie_have_an_eer_of_a_half(score):
+    for num_targets, num_others in ((1, 1), (3, 50)):
+        labels = [True] * num_targets + [False] * num_others
+        assert equal_error_rate([score] * len(labels), labels).rate == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_an_error_for_the_user(value):
+    with pytest.raises(MRLError, match="1 of 3 scores are not finite"):
+        equal_error_rate([0.1, value, 0.3], [True, False, False])

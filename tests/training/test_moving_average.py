@@ -186,3 +186,16 @@ def test_frozen_statistics_are_left_alone(parts, full_stage):
     before = copy.deepcopy(encoder.state_dict())
     recalibrate_batch_norm(encoder, encoder, iter([]), stage)
     assert all(torch.equal(value, encoder.state_dict()[key]) for key, value in before.items())
+
+
+def test_an_update_that_did_not_happen_does_not_count():
+    modules = [one_weight(1.0) for _ in range(2)]
+    with_gaps, without = (MovingAverage([module], 0.999) for module in modules)
+    for value, applied in ((3.0, True), (3.0, False), (5.0, True), (5.0, False)):
+        for module in modules:
+            set_to(module, value)
+        with_gaps.update(torch.tensor(applied))
+        if applied:
+            without.update()
+        assert averages(with_gaps) == averages(without)
+    assert with_gaps.state_dict()["updates"] == 2

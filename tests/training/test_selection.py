@@ -21,7 +21,7 @@ from mrl.training.selection import (
 
 
 def result(name: str, **eers: float) -> VerificationResult:
-    prefixes = tuple(PrefixResult(int(dim[1:]), eer, 0.5, {0.01: 0.1}) for dim, eer in eers.items())
+    prefixes = tuple(PrefixResult(int(dim[1:]), eer, 0.5, {0.01: 0.1}, 0.2, 0) for dim, eer in eers.items())
     return VerificationResult(name, 10, 5, 4, 0.0, prefixes)
 
 

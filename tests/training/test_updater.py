@@ -16,7 +16,8 @@ from mrl.training.criterion import Criterion
 from mrl.training.schedules import StagePlan
 from mrl.training.stages import enter_stage
 from mrl.training.step_module import StepBatch
-from mrl.training.updater import NonFiniteError, Updater
+from mrl.training.step_values import NonFiniteError
+from mrl.training.updater import Updater
 
 STAGE = {
     "name": "full", "train": ["backbone", "head"], "epochs": 4, "batch_size": 8, "schedule": "constant",
@@ -227,3 +228,168 @@ def test_fp16_overflow_is_skipped_and_the_scale_falls(tiny_config):
     assert first.skipped
     assert torch.equal(criterion.loss.class_vectors, before)
     assert updater.state_dict()["scaler"]["scale"] < 2.0**30
+
+
+def skipping(tiny_config, max_skipped=3, dropout=0.0, **changes):
+    """As `make`, for a run that skips."""
+    _, encoder, criterion = make(tiny_config, dropout, **changes)
+    plan = StagePlan(StageConfig(**{**STAGE, **changes}), 0, 5, (8, 16), PEAK)
+    runtime = RuntimeConfig(device="cpu", non_finite="skip", max_skipped=max_skipped)
+    return Updater(encoder, criterion, plan, runtime, 3), encoder, criterion
+
+
+def poisoned():
+    crops = CROPS.clone()
+    crops[5, 100] = float("nan")
+    return batch_of(crops)
+
+
+def all_numbers(updater, *modules):
+    numbers = [value for module in modules for value in module.state_dict().values()]
+    for values in updater.state_dict()["optimizer"]["state"].values():
+        numbers += values.values()
+    return copy.deepcopy(numbers)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"accumulate_steps": 4}, {"optimizer": "sgd"}, {"norm_statistics": "batch"}],
+    ids=["adamw", "accumulated", "sgd", "statistics"],
+)
+def test_a_skipped_update_changes_nothing_and_training_goes_on(tiny_config, changes):
+    updater, *modules = skipping(tiny_config, **changes)
+    run(updater, 2)
+    before = all_numbers(updater, *modules)
+    (skipped,) = updater.update(poisoned(), stage_step=2, run_step=2)
+    assert skipped.skipped
+    assert skipped.fault == "the loss is nan"
+    assert not updater.applied
+    after = all_numbers(updater, *modules)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    (values,) = run(updater, 1, start=3)
+    assert values.fault is None
+    assert updater.applied
+    assert not all(torch.equal(a, b) for a, b in zip(before, all_numbers(updater, *modules), strict=True))
+
+
+def test_more_than_are_allowed_stop_the_run_and_say_so(tiny_config):
+    updater, *modules = skipping(tiny_config, max_skipped=2)
+    for step in range(2):
+        updater.update(poisoned(), stage_step=step, run_step=step)
+    before = all_numbers(updater, *modules)
+    with pytest.raises(
+        NonFiniteError, match=r"3 skipped in a row and 3 in this epoch, runtime\.max_skipped is 2"
+    ):
+        updater.update(poisoned(), stage_step=2, run_step=2)
+    with pytest.raises(NonFiniteError):
+        run(updater, 1, start=3)  # as on a GPU, where it has begun already
+    assert all(torch.equal(a, b) for a, b in zip(before, all_numbers(updater, *modules), strict=True))
+
+
+def test_a_resumed_run_counts_the_updates_that_were_skipped_before(tiny_config):
+    straight, *modules = skipping(tiny_config, dropout=0.3)
+    broken, *halves = skipping(tiny_config, dropout=0.3)
+    for updater in (straight, broken):
+        run(updater, 1)
+        for step in (1, 2):
+            updater.update(poisoned(), stage_step=step, run_step=step)
+    resumed, *rest = skipping(tiny_config, dropout=0.3)
+    for module, source in zip(rest, halves, strict=True):
+        module.load_state_dict(source.state_dict())
+    resumed.load_state_dict(copy.deepcopy(broken.state_dict()))
+    for updater in (straight, resumed):
+        updater.update(poisoned(), stage_step=3, run_step=3)
+        run(updater, 1, start=4)
+        updater.update(poisoned(), stage_step=5, run_step=5)  # another epoch
+    numbers = all_numbers(straight, *modules), all_numbers(resumed, *rest)
+    assert all(torch.equal(a, b) for a, b in zip(*numbers, strict=True))
+    assert straight.state_dict()["skips"] == resumed.state_dict()["skips"] == {
+        "in_a_row": 1, "in_epoch": 1, "epoch": 1, "overflows": 0,
+    }  # fmt: skip
+
+
+def test_after_resuming_the_device_too_stops_where_the_limit_is_passed(tiny_config):
+    before, *_ = skipping(tiny_config, max_skipped=2)
+    for step in range(2):
+        before.update(poisoned(), stage_step=step, run_step=step)
+    resumed, *modules = skipping(tiny_config, max_skipped=2)
+    resumed.load_state_dict(copy.deepcopy(before.state_dict()))
+    numbers = all_numbers(resumed, *modules)
+    with pytest.raises(NonFiniteError):
+        resumed.update(poisoned(), stage_step=2, run_step=2)
+    with pytest.raises(NonFiniteError):
+        run(resumed, 1, start=3)
+    assert all(torch.equal(a, b) for a, b in zip(numbers, all_numbers(resumed, *modules), strict=True))
+
+
+def test_a_state_from_before_updates_were_skipped_is_read(tiny_config):
+    updater, *_ = make(tiny_config)
+    run(updater, 1)
+    old = {key: value for key, value in updater.state_dict().items() if key != "skips"}
+    updater.load_state_dict({**old, "skipped_in_a_row": 0})
+    assert updater.state_dict()["skips"]["in_a_row"] == 0
+
+
+def test_the_gradient_at_fault_is_named_by_the_one_nearest_to_the_loss(tiny_config):
+    updater, encoder, _ = make(tiny_config)
+    for name in ("head.linear.weight", "head.bn.bias"):
+        encoder.get_parameter(name).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(
+        NonFiniteError, match=r"norm of the gradient is .*, that of head\.linear\.weight among others"
+    ):
+        run(updater, 1)
+
+
+SHORT = CROPS[:, :3_000]
+
+
+def run_short(updater, steps, start=0):
+    """`run` on shorter crops: a CPU is slow in fp16."""
+    return [
+        values
+        for step in range(start, start + steps)
+        for values in updater.update(batch_of(SHORT), stage_step=step, run_step=step)
+    ]
+
+
+def fp16(tiny_config, scale):
+    updater, encoder, criterion = make(tiny_config, precision="fp16")
+    updater._scaler.load_state_dict({**updater._scaler.state_dict(), "scale": scale})
+    return updater, encoder, criterion
+
+
+def test_fp16_overflow_is_skipped_until_the_scale_fits_and_training_goes_on(tiny_config):
+    updater, *modules = fp16(tiny_config, 2.0**22)
+    before = copy.deepcopy([value for module in modules for value in module.state_dict().values()])
+    (first,) = run_short(updater, 1)
+    assert first.overflowed
+    assert first.skipped
+    assert first.fault is None
+    assert not updater.applied
+    after = [value for module in modules for value in module.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert updater.state_dict()["scaler"]["scale"] == 2.0**21
+    values = run_short(updater, 11, start=1)
+    overflows = [value.overflowed for value in values]
+    assert overflows == sorted(overflows, reverse=True)  # until it fits, and then no more
+    assert not overflows[-1]
+    assert updater.state_dict()["skips"]["overflows"] == 0
+    taken = [value.loss for value in values if not value.overflowed]
+    assert taken[-1] < taken[0]
+
+
+def test_so_many_overflows_in_a_row_are_borne_and_one_more_stops(tiny_config, monkeypatch):
+    monkeypatch.setattr("mrl.training.updater._MAX_OVERFLOWS", 4)
+    updater, encoder, criterion = fp16(tiny_config, 2.0**16)
+    encoder.head.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = criterion.loss.class_vectors.detach().clone()
+    assert all(values.overflowed for values in run_short(updater, 4))
+    with pytest.raises(NonFiniteError, match=r"overflowed 5 times in a row; .*head\.linear\.weight"):
+        run_short(updater, 1, start=4)
+    assert torch.equal(criterion.loss.class_vectors, before)
+
+
+def test_a_loss_that_is_not_finite_stops_fp16_at_once(tiny_config):
+    updater, *_ = fp16(tiny_config, 8.0)
+    with pytest.raises(NonFiniteError, match="the loss is nan"):
+        updater.update(poisoned(), stage_step=0, run_step=0)
