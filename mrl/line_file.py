@@ -1,12 +1,12 @@
-"""A file of lines that loses nothing: the form of ``training.log`` and ``metrics.jsonl``."""
+"""Files that lose nothing: the form of ``training.log`` and ``metrics.jsonl``, and of TensorBoard's events."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-class LineFile:
-    """Appends lines to a UTF-8 file, each handed to the operating system whole and at once.
+class WholeWrites:
+    """Appends to a file what it is given, handed to the operating system whole and at once.
 
     Unbuffered: a killed run loses nothing that was written, and a full disk leaves no bytes that a later
     close would try, and fail, to write.
@@ -15,11 +15,24 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
 
-    def write(self, line: str) -> None:
-        data = (line + "\n").encode("utf-8", "backslashreplace")
+    def write(self, data: bytes) -> None:
+        """Raises OSError where not all of it could be written."""
         written = self._file.write(data)
         if written != len(data):
             raise OSError(f"only {written} of {len(data)} bytes could be written (disk full?)")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class LineFile:
+    """Appends lines to a UTF-8 file, each of them whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = WholeWrites(path)
+
+    def write(self, line: str) -> None:
+        self._file.write((line + "\n").encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         self._file.close()

@@ -29,7 +29,7 @@ def test_a_full_disk_is_an_error_at_the_write_and_not_at_the_close() -> None:
 
 def test_a_partly_written_line_is_an_error(tmp_path: Path) -> None:
     file = LineFile(tmp_path / "lines")
-    file._file = SimpleNamespace(write=lambda data: len(data) - 1)  # type: ignore[assignment]
+    file._file._file = SimpleNamespace(write=lambda data: len(data) - 1)  # type: ignore[assignment]
     with pytest.raises(OSError, match="only 4 of 5 bytes"):
         file.write("line")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ import pytest
 import soundfile
 
 from mrl.audio import SAMPLE_RATE, read
-from mrl.errors import AudioError
+from mrl.errors import AudioError, DataError
 from mrl.read_ahead import map_ahead, read_ahead
+from mrl.stopping import Stopped, deferring, listening
 
 
 @pytest.fixture
@@ -64,3 +67,43 @@ def test_few_results_are_held_and_nothing_begins_after_the_end() -> None:
     left = len(begun)
     time.sleep(0.02)
     assert len(begun) == left
+
+
+def test_what_hangs_is_named_and_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for at the end either, nor at exit, since its thread is a daemon."""
+    monkeypatch.setattr("mrl.read_ahead.HUNG_SECONDS", 0.6)
+    monkeypatch.setattr("mrl.read_ahead._LAST_WAIT_SECONDS", 0.1)
+    release = threading.Event()
+
+    def hang_at_three(number: int) -> int:
+        if number == 3:
+            release.wait(60)
+        return number
+
+    results = map_ahead(hang_at_three, range(9), workers=2, name=lambda number: f"share/{number}.wav")
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"share/3\.wav: not read within 0\.6 s; look at the disk"):
+        next(results)
+    assert time.monotonic() - started < 10
+    assert any(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    release.set()
+
+
+def test_a_request_to_stop_is_heard_while_a_result_is_late() -> None:
+    release = threading.Event()
+    late = map_ahead(lambda _: release.wait(60), range(2), workers=1)
+    timer = threading.Timer(2.0, release.set)  # after which the thread may end
+    timer.start()
+    with listening(), deferring():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            next(late)
+
+
+def test_a_timeout_of_the_function_is_its_own_error() -> None:
+    def late(_: int) -> int:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        next(map_ahead(late, range(3), workers=1))

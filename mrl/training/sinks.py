@@ -17,15 +17,10 @@ from typing import Any, Literal, Protocol
 
 from mrl.config import LoggingConfig
 from mrl.line_file import LineFile, reason
+from mrl.training.run_folder import NOTHING_YET, Reached
+from mrl.training.wandb_service import WandbMode, WandbService
 
 Value = float | int | str | bool
-WandbMode = Literal["online", "offline"]
-
-WANDB_INIT_SECONDS = 20.0
-"""How long the start of an online run may wait for the network."""
-WANDB_FINISH_SECONDS = 60.0
-"""How long the end of an online run may wait for uploads; what is left stays on disk."""
-TENSORBOARD_FLUSH_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,20 @@ class Record:
         """The values under their names, after ``kind``, ``step``, ``epoch`` (of an epoch) and ``time``."""
         epoch = {} if self.epoch is None else {"epoch": self.epoch}
         return {"kind": self.kind, "step": self.step, **epoch, "time": self.time, **self.values}
+
+
+def recorded(values: Mapping[str, Any]) -> Record:
+    """The record whose ``as_dict`` is ``values``, as a metrics file has them; null values are left out."""
+    fields = {"kind", "step", "epoch", "time"}
+    is_epoch = values["kind"] == "epoch"  # a step's own value has the same name
+    named = {
+        name: value
+        for name, value in values.items()
+        if value is not None and (name not in fields or (name == "epoch" and not is_epoch))
+    }
+    return Record(
+        values["kind"], values["step"], named, values["epoch"] if is_epoch else None, values.get("time", "")
+    )
 
 
 class Sink(Protocol):
@@ -80,42 +89,48 @@ class TensorBoardSink:
     name = "TensorBoard"
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from mrl.training.event_file import EventFile
 
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=TENSORBOARD_FLUSH_SECONDS)
+        self._events = EventFile(folder, purge_step)
 
     def write(self, record: Record) -> None:
-        for name, value in record.values.items():
-            if not isinstance(value, str):
-                self._writer.add_scalar(name, float(value), record.step)
-        if record.kind == "epoch":
-            self._writer.flush()
+        scalars = {name: float(value) for name, value in record.values.items() if not isinstance(value, str)}
+        self._events.scalars(record.step, scalars)
 
     def close(self, *, failed: bool) -> None:
-        self._writer.close()
+        self._events.close()
 
 
 class WandbSink:
     """A Weights & Biases run, online where that works and offline otherwise.
 
     It never asks for a key and never waits for the network without a limit. Values are plotted against our
-    own ``step``: the service's counter refuses steps that it has seen, which a resumed run repeats.
+    own ``step``: the service's counter refuses steps that it has seen, which a resumed run repeats. What the run
+    recorded before it was cut off, up to ``reached``, is not sent again: the service cannot forget it.
     """
 
     name = "Weights & Biases"
 
-    def __init__(self, config: LoggingConfig, run_config: Mapping[str, Any], run_id: str | None) -> None:
+    def __init__(
+        self,
+        config: LoggingConfig,
+        run_config: Mapping[str, Any],
+        run_id: str | None,
+        reached: Reached = NOTHING_YET,
+    ) -> None:
+        self._reached = reached if run_id is not None else NOTHING_YET
         mode: WandbMode = "online" if config.wandb == "online" else "offline"
         obstacle = ""
         if mode == "online" and not os.environ.get("WANDB_API_KEY"):
             mode, obstacle = "offline", "WANDB_API_KEY is not set in the environment or .env; "
         try:
-            self._run = _start_wandb(config, run_config, run_id, mode)
+            self._service = WandbService(config, run_config, run_id, mode)
         except Exception as error:  # its client raises many kinds, none of which is worth a run
             if mode == "offline" or isinstance(error, ImportError):
                 raise
             mode, obstacle = "offline", f"{reason(error)}; "
-            self._run = _start_wandb(config, run_config, run_id, mode)
+            self._service = WandbService(config, run_config, run_id, mode)
+        self._run = self._service.run
         self._run.define_metric("*", step_metric="step")
         self.run_id: str = self._run.id
         folder = Path(self._run.dir).parent
@@ -125,41 +140,13 @@ class WandbSink:
         """The run's page, or how to send an offline run, and why it is one."""
 
     def write(self, record: Record) -> None:
+        if record.step <= self._reached.step if record.epoch is None else record.epoch <= self._reached.epoch:
+            return
         epoch = {} if record.epoch is None else {"epoch": record.epoch}
-        self._run.log({**record.values, **epoch, "step": record.step})
+        self._service.log({**record.values, **epoch, "step": record.step})
 
     def close(self, *, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
-
-
-def _start_wandb(
-    config: LoggingConfig, run_config: Mapping[str, Any], run_id: str | None, mode: WandbMode
-) -> Any:
-    import wandb
-
-    settings = wandb.Settings(
-        init_timeout=WANDB_INIT_SECONDS,
-        finish_timeout=WANDB_FINISH_SECONDS,
-        silent=True,
-        console="off",  # capturing stdout would record every redraw of the progress bar
-    )
-    try:
-        return wandb.init(
-            project=config.project,
-            name=config.run_name,
-            dir=str(config.directory),
-            config=dict(run_config),
-            mode=mode,
-            id=run_id,
-            resume="allow" if run_id else None,
-            reinit="create_new",
-            settings=settings,
-        )
-    except Exception:
-        # The failed start keeps its run id in the background service; without this, the offline run that
-        # follows is refused ("run ID is in use") or waits for its whole timeout.
-        wandb.teardown()
-        raise
+        self._service.finish(exit_code=int(failed))
 
 
 def _json_value(value: Value) -> Value | None:

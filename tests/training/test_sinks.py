@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 from mrl.config import LoggingConfig
+from mrl.training import wandb_service
 from mrl.training.sinks import MetricsFile, Record, TensorBoardSink, WandbSink
 
 
@@ -192,3 +196,59 @@ def test_wandb_really_records_offline_and_resumes(
     for folder, _, names in os.walk(tmp_path):
         for name in names:
             assert key.encode() not in (Path(folder) / name).read_bytes()
+
+
+def test_a_wandb_that_hangs_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """At its start, at a record, and at its end."""
+    monkeypatch.setattr(wandb_service, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_service, "INIT_SECONDS", 0.0)
+    monkeypatch.setattr(wandb_service, "FINISH_SECONDS", 0.0)
+    never = threading.Event()
+    package = FakeWandb(broken=False)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    started = time.monotonic()
+    hanging_record, hanging_end = (WandbSink(wandb_config(tmp_path, "offline"), {}, None) for _ in range(2))
+    hanging_record._run.log = lambda values: never.wait()
+    hanging_record.write(Record("step", 1, {"a": 1.0}))
+    hanging_end._run.finish = lambda exit_code: never.wait()
+    for sink in (hanging_record, hanging_end):
+        with pytest.raises(TimeoutError, match="no answer"):
+            sink.close(failed=False)
+    monkeypatch.setattr(package, "init", lambda **_: never.wait())
+    with pytest.raises(TimeoutError, match="no answer"):
+        WandbSink(wandb_config(tmp_path, "online"), {}, None)
+    assert package.calls == ["offline", "offline", "teardown", "teardown", "teardown", "teardown"]
+    assert time.monotonic() - started < 5.0
+    never.set()
+
+
+HUNG = """
+import os, signal, sys
+from pathlib import Path
+from mrl.config import LoggingConfig
+from mrl.training import wandb_service
+from mrl.training.sinks import Record, WandbSink
+
+sink = WandbSink(LoggingConfig(directory=Path(sys.argv[1]), wandb="offline", tensorboard=False), {}, None)
+wandb_service.FINISH_SECONDS = wandb_service.GRACE_SECONDS = 0.5
+(service,) = wandb_service._services()
+os.kill(service, signal.SIGSTOP)
+sink.write(Record("step", 1, {"train/loss": 1.0}))
+try:
+    sink.close(failed=False)
+except TimeoutError:
+    print("given up")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find the service's process in")
+def test_a_program_ends_although_the_service_of_wandb_hangs(tmp_path: Path) -> None:
+    folder = Path(wandb_service.__file__).parents[2]
+    # Not with the service of this process, which the environment names.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    command = [sys.executable, "-c", HUNG, str(tmp_path)]
+    run = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, "given up\n"), run.stderr
