@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from dotenv import load_dotenv
-
-from mrl.config_file import load_config
+from mrl.config_file import load_config, load_environment
 from mrl.errors import MRLError
 from mrl.processes import PeerError
-from mrl.training.run import dry_run, overfit, train
-
-INTERRUPTED = 130
+from mrl.stopping import Stopped, last_words, listening
+from mrl.training.resume import AUTO
+from mrl.training.run import dry_run, find_batch_size, overfit, train
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -28,7 +27,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="override a key, e.g. stages.head.epochs=3",
     )
     parser.add_argument(
-        "--resume", metavar="CHECKPOINT", help="continue a run from its last.pt, best.pt, epoch_NNN.pt"
+        "--resume",
+        metavar="CHECKPOINT",
+        help="continue a run from its last.pt, best.pt, epoch_NNN.pt; auto: from the newest, or begin",
     )
     parser.add_argument(
         "--allow-config-change", action="store_true", help="resume although the configuration differs"
@@ -37,15 +38,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     mode.add_argument(
         "--dry-run", action="store_true", help="check config, data and weights, print the plan, do not train"
     )
+    mode.add_argument("--overfit", type=int, metavar="N", help="sanity check: learn N utterances by heart")
     mode.add_argument(
-        "--overfit",
-        type=int,
-        metavar="N",
-        help="sanity check: train on N utterances until the loss is near zero",
+        "--find-batch-size", action="store_true", help="measure what trains in memory at a time"
     )
     options = parser.parse_args(arguments)
-    if options.resume and (options.dry_run or options.overfit is not None):
-        parser.error("--resume goes with neither --dry-run nor --overfit")
+    if options.resume and (options.dry_run or options.find_batch_size or options.overfit is not None):
+        parser.error("--resume goes with none of --dry-run, --find-batch-size and --overfit")
     if options.overfit is not None and options.overfit < 2:
         parser.error("--overfit needs at least 2 utterances")
     return options
@@ -53,26 +52,44 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    load_dotenv()  # WANDB_API_KEY
-    last = "the last.pt of checkpoints.directory"
     try:
-        config = load_config(options.config, options.set)
-        last = str(config.checkpoints.directory / "last.pt")
-        if options.dry_run:
-            dry_run(config, options.config)
-        elif options.overfit is not None:
-            overfit(config, options.config, options.overfit)
-        else:
-            train(config, options.config, options.resume, allow_config_change=options.allow_config_change)
+        load_environment()  # WANDB_API_KEY
+        with listening():
+            act(options)
     except PeerError as error:  # which the first process has said more of
         return error.exit_code
     except MRLError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"interrupted; go on from the last whole epoch with --resume {last}", file=sys.stderr)
-        return INTERRUPTED
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            changes = [word for change in options.set for word in ("--set", change)]
+            again = [
+                "uv",
+                "run",
+                "python",
+                "train.py",
+                "--config",
+                options.config,
+                *changes,
+                "--resume",
+                AUTO,
+            ]
+            print(last_words(stop, again), file=sys.stderr)
+        return stop.exit_code
     return 0
+
+
+def act(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.set)
+    if options.dry_run:
+        dry_run(config, options.config)
+    elif options.overfit is not None:
+        overfit(config, options.config, options.overfit)
+    elif options.find_batch_size:
+        find_batch_size(config, options.config)
+    else:
+        train(config, options.config, options.resume, allow_config_change=options.allow_config_change)
 
 
 if __name__ == "__main__":

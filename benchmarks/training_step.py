@@ -24,7 +24,8 @@ from mrl.data.augment import Augmenter
 from mrl.data.clips import ClipBanks
 from mrl.data.corpus import Corpus
 from mrl.data.epoch_batches import EpochBatches
-from mrl.data.loading import CropDataset, make_loader
+from mrl.data.loader import make_loader
+from mrl.data.loading import CropDataset
 from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.head import MatryoshkaHead

@@ -28,6 +28,10 @@ class PeerError(MRLError):
     """Another process has met an error, and has said so; this one ends silently."""
 
 
+class LostPeerError(MRLError):
+    """Another process has ended without a word, killed perhaps, or cannot be reached any more."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among all of a run. ``rank`` counts through all machines, ``local_rank`` through this one."""
@@ -96,6 +100,24 @@ class Processes:
                 dist.broadcast(tensor, src=0)
 
     @contextmanager
+    def noticing_lost_peers(self) -> Iterator[None]:
+        """What torch raises within the block where another process is gone becomes LostPeerError.
+
+        gloo notices a closed connection at once. NCCL, and a process that hangs, are noticed when `PATIENCE` is over;
+        ``torchrun`` ends all processes within seconds when one has died.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not _is_of_a_lost_peer(error):
+                raise
+            raise LostPeerError(
+                f"another process of the run has ended, or cannot be reached ({_first_line(error)}); what it said last "
+                "tells why, or the log of its machine (dmesg). Go on from what was saved with --resume auto, with as "
+                "many processes or others"
+            ) from error
+
+    @contextmanager
     def _telling(self) -> Iterator[None]:
         """The others learn how the block ended."""
         try:
@@ -110,6 +132,15 @@ class Processes:
         dist.broadcast_object_list(went_well, src=0, device=torch.device("cpu"))
         if not went_well[0]:
             raise PeerError("the first process has stopped")
+
+
+def _is_of_a_lost_peer(error: RuntimeError) -> bool:
+    signs = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
@@ -133,7 +164,9 @@ def joined_processes() -> Iterator[Processes]:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=PATIENCE)
     try:
-        yield Processes(dist.get_rank(), world_size, local_rank)
+        processes = Processes(dist.get_rank(), world_size, local_rank)
+        with processes.noticing_lost_peers():
+            yield processes
     finally:
         dist.destroy_process_group()
 

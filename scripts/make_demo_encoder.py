@@ -20,7 +20,8 @@ from mrl.data.clips import ClipBanks
 from mrl.data.corpus import scan
 from mrl.data.demo import POPULATION, DemoPlan, write_demo_corpus
 from mrl.data.epoch_batches import EpochBatches
-from mrl.data.loading import CropDataset, make_loader
+from mrl.data.loader import make_loader
+from mrl.data.loading import CropDataset
 from mrl.data.sampling import Sampling
 from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier, Targets
 from mrl.models.pretrained import build_released, save_released

@@ -99,6 +99,8 @@ def test_ffmpeg_is_not_needed_for_what_is_packed(tmp_path: Path, monkeypatch: py
     folder = packed(source, tmp_path / "packed")
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     np.testing.assert_allclose(read(folder / "id0/s1/u.m4a"), there, rtol=0, atol=ROUNDING)
+    (folder / "id0/s1").mkdir(parents=True)
+    (folder / "id0/s1/other.m4a").write_bytes(b"a file of its own")
     with pytest.raises(AudioError, match="FFmpeg"):
         read(folder / "id0/s1/other.m4a")
 

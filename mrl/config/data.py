@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,6 +55,9 @@ class DataConfig(Section):
     """Folder of room impulse responses; without one, they are synthesised."""
     workers: Annotated[int, Field(ge=0)] = 4
     """Processes that decode audio (0: the training process itself)."""
+    worker_timeout_seconds: Positive | None = 300.0
+    """A worker that has been waited for so long is replaced, and its batch read again; when that hangs too, the run
+    stops and names the file. null: wait for ever. With 0 workers a read that hangs cannot be given up."""
     max_unreadable_share: Probability = 0.01
     """A run stops when more than this share of the training utterances could not be read."""
     cache: Path = Path("cache")
@@ -70,7 +74,7 @@ class DataConfig(Section):
             raise ValueError("train: give a weight to every corpus or to none")
         if len(self.train) > 1:
             labels = [corpus.label for corpus in self.train]
-            if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            if twice := sorted(label for label, times in Counter(labels).items() if times > 1):
                 raise ValueError(f"train: two corpora are called {twice[0]}; give each a name of its own")
         elif self.train[0].weight is not None:
             raise ValueError("train: a weight does nothing where there is one corpus; leave it out")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mrl.config.base import Count, NonNegative, Section, require_unique
+from mrl.config.base import Count, NonNegative, Section, require_default, require_unique
 from mrl.config.data import DataConfig, DemoConfig, ValidationConfig
 from mrl.config.evaluation import EvaluationConfig
 from mrl.config.model import LossConfig, ModelConfig, PrefixConfig
@@ -26,6 +26,18 @@ class RuntimeConfig(Section):
     """Autocast of the network's forward; losses and statistics stay in float32. fp16 needs a GPU."""
     compile: bool = False
     """torch.compile the encoder in training."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What becomes of an update whose loss or gradient is NaN or infinite: stop the run before it, or skip it; its
+    files are written to ``non_finite.txt`` in the log folder."""
+    max_skipped: Count = 10
+    """skip: the run stops at more than so many in a row, or in one epoch. What fp16's loss scale skips does not
+    count."""
+
+    @model_validator(mode="after")
+    def _policy_fits(self) -> RuntimeConfig:
+        if self.non_finite == "stop":
+            require_default(self, ("max_skipped",), "does nothing with non_finite: stop")
+        return self
 
 
 class LoggingConfig(Section):
@@ -59,6 +71,8 @@ class CheckpointConfig(Section):
     """Keep epoch_NNN.pt every so many epochs."""
     keep_last: Count = 3
     """How many of them stay."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = 30.0
+    """last.pt is also written within an epoch, after so many minutes without; null: at the end of epochs only."""
     select_by: str = "mean_eer"
     """best.pt has the lowest of this: mean_eer, or eer_<dim> for one prefix (mean over the trial lists)."""
     full_size_tolerance: NonNegative = 0.0

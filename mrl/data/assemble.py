@@ -74,7 +74,7 @@ def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
         stage_sampling(config, stage, train)
     for entry, trials in zip(config.validation.lists, lists, strict=True):
         if entry.trials is None and write_lists:
-            write_trials(trials, made_list_path(config, entry.name))
+            _write_made(trials, made_list_path(config, entry.name), say)
     _say_what_there_is(config.data, train, utterances_held_out, lists, say)
     diagnostic = config.data.include_validation_speakers
     return RunData(train, tuple(lists), ClipBanks.of(config.data), utterances_held_out, diagnostic)
@@ -105,6 +105,16 @@ def configured_lists(config: Config, fingerprints: Mapping[str, str]) -> tuple[T
 def made_list_path(config: Config, name: str) -> Path:
     """Where the list called ``name`` that a run makes is written."""
     return config.logging.directory / "trials" / f"{name}.txt"
+
+
+def _write_made(trials: TrialList, path: Path, say: Say) -> None:
+    """Write a list that was made; on a full or read-only disk that is said, for it is made again in each run."""
+    try:
+        write_trials(trials, path)
+    except DataError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        say(f"{error}; the run goes on, evaluate.py will need the list by --trials and --root")
 
 
 def _make_list(corpus: Corpus, entry: ValidationListConfig, seed: int, say: Say) -> TrialList:

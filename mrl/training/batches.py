@@ -5,14 +5,13 @@ B batch, T samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from mrl.data.augment import Augmenter
 from mrl.data.effects import to_device
@@ -29,8 +28,8 @@ _RESIDENT_SHARE = 0.5  # of a GPU's free memory, which a cache may take
 class BatchSource(Protocol):
     """The batches of a stage, epoch by epoch."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """What the next iteration gives: the batches of ``epoch``, counted through the run."""
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """What the next iteration gives: the batches of ``epoch``, counted through the run, from a step on."""
 
     def __iter__(self) -> Iterator[StepBatch]: ...
 
@@ -40,7 +39,7 @@ class WaveformBatches:
 
     def __init__(
         self,
-        loader: DataLoader[Batch],
+        loader: Iterable[Batch],
         epochs: EpochBatches,
         augmenter: Augmenter,
         num_speakers: int,
@@ -49,8 +48,8 @@ class WaveformBatches:
         self._loader, self._epochs, self._augmenter = loader, epochs, augmenter
         self._num_speakers, self._device = num_speakers, device
 
-    def set_epoch(self, epoch: int) -> None:
-        self._epochs.set_epoch(epoch)
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        self._epochs.set_epoch(epoch, start_step)
 
     def __iter__(self) -> Iterator[StepBatch]:
         for batch in on_device(self._loader, self._device):
@@ -87,16 +86,17 @@ class CachedBatches:
         mixed: bool,
         first_epoch: int,
     ) -> None:
+        self._folder = store.folder
         self._layout, self._places, self._epochs = store.layout, places, epochs
         self._device, self._mixed, self._first_epoch = device, mixed, first_epoch
         self._records = store.open()
         self._resident = self._upload() if device.type == "cuda" else None
 
-    def set_epoch(self, epoch: int) -> None:
-        self._epochs.set_epoch(epoch)
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        self._epochs.set_epoch(epoch, start_step)
 
     def __iter__(self) -> Iterator[StepBatch]:
-        for keys, records in map_ahead(self._gather, self._epochs, _READERS):
+        for keys, records in map_ahead(self._gather, self._epochs, _READERS, name=lambda _: self._folder):
             features = decode(records.to(self._device, non_blocking=True), self._layout, mixed=self._mixed)
             yield StepBatch(
                 features.pooled,
@@ -132,7 +132,7 @@ class CachedBatches:
         return resident
 
 
-def on_device(batches: DataLoader[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """``batches`` with waveforms, speakers and plan on ``device``; utterances stay on the CPU.
 
     A GPU gets the next batch on a stream of its own, while it computes on the one before.

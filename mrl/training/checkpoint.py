@@ -2,7 +2,8 @@
 
 A checkpoint is one file with everything that a run needs to go on: the resolved configuration, the backbone's
 architecture, the weights, optimizer and scaler states, the place in the run, the history of scores, and the best
-weights so far. ``best.pt``, ``last.pt`` and ``epoch_NNN.pt`` have the same layout, so a run resumes from any of them.
+weights so far. ``best.pt``, ``last.pt``, ``previous.pt`` and ``epoch_NNN.pt`` have the same layout, so a run resumes
+from any of them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from mrl.errors import CheckpointError
 
 
 class CheckpointFolder:
-    """The files of one run: ``last.pt`` each epoch, ``best.pt``, and every so many epochs ``epoch_NNN.pt``."""
+    """The files of one run: ``last.pt`` each epoch and within long ones, ``previous.pt``, which was last.pt before,
+    ``best.pt``, and every so many epochs ``epoch_NNN.pt``."""
 
     def __init__(self, config: CheckpointConfig) -> None:
         self.directory = config.directory
@@ -36,26 +40,62 @@ class CheckpointFolder:
     def last(self) -> Path:
         return self.directory / "last.pt"
 
+    @property
+    def previous(self) -> Path:
+        return self.directory / "previous.pt"
+
     def save(self, state: dict[str, Any], *, epoch: int, is_best: bool) -> None:
-        """Write ``state`` as last.pt and give it its further names. Raises CheckpointError; old files stay."""
+        """Write ``state``, of the end of ``epoch``, as last.pt and give it its further names.
+
+        Raises CheckpointError where that fails; the old files stay.
+        """
+        with self._explained(f"the checkpoint of epoch {epoch}"):
+            self._write_last(state)
+            self.give_names(epoch, is_best=is_best)
+
+    def save_within(self, state: dict[str, Any], *, epoch: int) -> None:
+        """Write ``state``, from within ``epoch``, as last.pt. Errors as in :meth:`save`."""
+        with self._explained(f"a checkpoint within epoch {epoch}"):
+            self._write_last(state)
+
+    def give_names(self, epoch: int, *, is_best: bool) -> None:
+        """The further names of last.pt, which is that of the end of ``epoch``; those that it has stay."""
+        if is_best:
+            link_file(self.last, self.best)
+        if epoch and epoch % self._every_epochs == 0:
+            link_file(self.last, self.directory / f"epoch_{epoch:03d}.pt")
+            self._drop_old()
+
+    def _write_last(self, state: dict[str, Any]) -> None:
+        def write(temporary: Path) -> None:
+            torch.save(state, temporary)
+            if (
+                self.last.exists()
+            ):  # when the new one is whole: two different files, whenever this is cut short
+                link_file(self.last, self.previous)
+
+        write_atomically(self.last, write)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
         try:
-            write_atomically(self.last, lambda path: torch.save(state, path))
-            if is_best:
-                self._give_name(self.best)
-            if epoch and epoch % self._every_epochs == 0:
-                self._give_name(self.directory / f"epoch_{epoch:03d}.pt")
-                self._drop_old()
+            yield
         except (OSError, RuntimeError, pickle.PicklingError) as error:
             raise CheckpointError(
-                f"{self.directory}: the checkpoint of epoch {epoch} could not be written ({error}); "
-                "the files written before are intact"
+                f"{self.directory}: {what} could not be written ({error}); the files written before are intact"
             ) from error
+
+    def sweep(self) -> None:
+        """Delete what a killed run was writing, under temporary names."""
+        for path in self.directory.glob(".*.pt*.tmp"):
+            path.unlink(missing_ok=True)
 
     def set_aside(self, *names: str) -> Path | None:
         """Move those of ``names`` (default: all checkpoints) that exist to a numbered folder; returns it."""
         patterns = names or (
             "best.pt",
             "last.pt",
+            "previous.pt",
             "epoch_*.pt",
             "stage_*.pt",
             "*.decisions.json",
@@ -71,9 +111,6 @@ class CheckpointFolder:
         for path in present:
             path.replace(folder / path.name)
         return folder
-
-    def _give_name(self, path: Path) -> None:
-        link_file(self.last, path)
 
     def names_after(self, epoch: int) -> list[str]:
         """Names of the numbered checkpoints of later epochs."""
@@ -91,6 +128,8 @@ class CheckpointFolder:
 
 def link_file(source: Path, target: Path) -> None:
     """``target`` as another name of ``source``; files are only ever replaced whole, so a hard link is safe."""
+    if target.exists() and target.samefile(source):
+        return  # renaming one name of a file to another of its names would leave both
 
     def link(temporary: Path) -> None:
         try:

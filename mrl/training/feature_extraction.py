@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +15,13 @@ from mrl.config import Config, StageConfig
 from mrl.data.assemble import RunData
 from mrl.data.augment import Augmenter
 from mrl.data.epoch_batches import Key
-from mrl.data.loading import Batch, CropDataset, make_loader
-from mrl.errors import DataError, TrainingError
+from mrl.data.loader import make_loader
+from mrl.data.loading import Batch, CropDataset
+from mrl.errors import TrainingError
 from mrl.loss import Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.randomness import seed_of
+from mrl.stopping import heed
 from mrl.training.batches import on_device
 from mrl.training.criterion import Criterion
 from mrl.training.feature_store import FeatureStore, encode
@@ -52,11 +52,13 @@ def fill(
     encoder: SpeakerEncoder,
     criterion: Criterion,
     advance: Advance,
+    say: Callable[[str], None],
 ) -> None:
     """Compute and write ``blocks`` of ``store``, with the backbone as the stage has it.
 
-    ``advance`` is told how many rows were written. Raises DataError where ten files in a row cannot be read, or
-    the store cannot be written, and TrainingError for statistics that float16 cannot hold; it names a file.
+    ``advance`` is told how many rows were written, ``say`` of data workers that were replaced. Raises DataError where
+    ten files in a row cannot be read, or the store cannot be written, and TrainingError for statistics that float16
+    cannot hold; it names a file.
     """
     stage, device = crops.stage, encoder.head.linear.weight.device
     rows_left = [len(store.layout.blocks[block]) for block in blocks]
@@ -66,13 +68,21 @@ def fill(
         crops.augmenter.source_samples(round(stage.crop_seconds * SAMPLE_RATE)),
         crops.config.seed,
     )
+    data_config = crops.config.data
     loader = make_loader(
-        dataset, keys, crops.config.data.workers, pin_memory=device.type == "cuda", augmenter=crops.augmenter
+        dataset,
+        keys,
+        data_config.workers,
+        pin_memory=device.type == "cuda",
+        augmenter=crops.augmenter,
+        timeout_seconds=data_config.worker_timeout_seconds,
+        say=say,
     )
     records: list[NDArray[np.uint8]] = []
     replaced: list[str] = []
     done = 0
     for number, batch in enumerate(on_device(loader, device)):
+        heed()  # whole blocks are on the disk, and the next start goes on after them
         torch.manual_seed(seed_of(crops.config.seed, "cached masks", *keys.place_of(number)))
         records.append(_records(batch, store, crops, encoder, criterion))
         replaced += batch.replaced
@@ -136,23 +146,3 @@ class _BatchKeys:
             utterances = self._crops.orders[view, place : place + count].tolist()
             epoch = self._crops.first_epoch + view
             yield [(epoch, utterance) for utterance in utterances]
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Raise DataError where another run is filling the cache in ``folder``; where files cannot be locked, go on."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{folder}: another run is filling this feature cache; wait for it, then start again: it will be read"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield

@@ -39,10 +39,10 @@ class LiveWeights:
         if stage.ema_decay is not None:
             self._average = MovingAverage([encoder, criterion], stage.ema_decay)
 
-    def updated(self) -> None:
-        """To be called after each update."""
+    def updated(self, applied: Tensor | None = None) -> None:
+        """To be called after each update; ``applied`` as in :meth:`MovingAverage.update`."""
         if self._average is not None:
-            self._average.update()
+            self._average.update(applied)
 
     @contextmanager
     def exported(self) -> Iterator[None]:

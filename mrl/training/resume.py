@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrl.config import Config
 from mrl.config_file import config_from_dict, config_to_dict
+from mrl.config_problems import first_few, unusable_values
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
+from mrl.models.finite import require_finite_weights
+from mrl.training.run_content import require_run
 from mrl.training.run_state import Best, RunState
 from mrl.training.selection import Rank
 
@@ -30,14 +33,22 @@ _NEEDED = (
 _HARMLESS = (
     "checkpoints.directory",
     "checkpoints.every_epochs",
+    "checkpoints.every_minutes",
     "checkpoints.keep_last",
     "data.cache",
+    "data.worker_timeout_seconds",
     "data.workers",
     "evaluation",
     "logging",
     "model.pretrained",
     "runtime.device",
+    "runtime.max_skipped",
+    "runtime.non_finite",
 )
+
+
+AUTO = "auto"
+"""In place of a file: the newest checkpoint in the run's folder that can be read."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +59,37 @@ class Resumed:
     content: dict[str, Any]
     state: RunState
     best: Best
+    is_changed: bool
+    """Whether the configuration differs in what is computed."""
 
     @property
     def wandb_run_id(self) -> str | None:
         return self.content["wandb_run_id"]
 
 
-def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> Resumed:
+def checkpoint_to_resume(path: str, config: Config, say: Callable[[str], None]) -> Path | None:
+    """The file that a run goes on from: ``path``, or for :data:`AUTO` the newest in the run's folder.
+
+    In place of a damaged last.pt it is the newest other one beside it, and ``say`` is told so. None for AUTO where
+    there is no checkpoint yet. Raises CheckpointError where none of those that there are can be read.
+    """
+    if path != AUTO:
+        return _readable(Path(path), say)
+    folder = config.checkpoints.directory
+    if not _candidates(folder):
+        say(f"{folder}: no checkpoint to go on from yet, the run begins")
+        return None
+    return _readable(folder / "last.pt", say)
+
+
+def resume_from(path: Path, config: Config, allow_config_change: bool) -> Resumed:
     """Read ``path`` and compare its configuration with ``config``.
 
     Raises CheckpointError for a file that a run cannot go on from, and ConfigError that names each key that
     differs, unless the difference is harmless or ``allow_config_change``.
     """
-    content = read_checkpoint(path)
-    if missing := [key for key in _NEEDED if key not in content]:
-        raise CheckpointError(f"{path}: it holds no run to go on with (it lacks {', '.join(missing)})")
-    if "files" in content:
-        raise CheckpointError(
-            f"{path}: the evidence of a run that stopped, to look at; resume from a checkpoint of the run"
-        )
-    differences = config_differences(_with_defaults(content["config"]), config_to_dict(config))
+    content = _read_run(path)
+    differences = config_differences(_with_defaults(content["config"], str(path)), config_to_dict(config))
     if differences and not allow_config_change:
         advice = "resume with the configuration of the run, or say --allow-config-change"
         raise ConfigError(str(path), differences, advice)
@@ -78,16 +100,65 @@ def resume_from(path: str | Path, config: Config, allow_config_change: bool) -> 
         )
     best = content["best"]
     weights = best["weights"] or {"encoder": content["encoder"], "criterion": content["criterion"]}
-    return Resumed(
-        str(path), content, state, Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
-    )
+    chosen = Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
+    return Resumed(str(path), content, state, chosen, bool(differences))
 
 
-def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+def _read_run(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint that a run can go on from. Raises CheckpointError for anything else."""
+    content = read_checkpoint(path)
+    if missing := [key for key in _NEEDED if key not in content]:
+        raise CheckpointError(f"{path}: it holds no run to go on with (it lacks {', '.join(missing)})")
+    if "files" in content:
+        raise CheckpointError(
+            f"{path}: the evidence of a run that stopped, to look at; resume from a checkpoint of the run"
+        )
+    require_run(content, str(path))
+    for weights in (content, content["best"]["weights"] or {}):
+        for part in ("encoder", "criterion"):
+            require_finite_weights(weights.get(part, {}), str(path))
+    return content
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """What a run can perhaps go on from, in a checkpoint folder."""
+    names = ("last.pt", "previous.pt", "best.pt", "epoch_*.pt")
+    return [path for name in names for path in sorted(folder.glob(name))]
+
+
+def _readable(path: Path, say: Callable[[str], None]) -> Path:
+    """``path``; if it is a last.pt that cannot be read, the newest other one beside it."""
+    try:
+        _read_run(path)
+        return path
+    except CheckpointError as error:
+        if path.name != "last.pt" or not _candidates(path.parent):
+            raise
+        broken = error
+    newest, place = None, (-1, -1)
+    for other in _candidates(path.parent):
+        if other == path:
+            continue
+        try:
+            state = RunState.from_dict(_read_run(other)["state"])
+        except CheckpointError as error:
+            say(str(error))
+        else:
+            if (state.epoch, state.epoch_step) > place:
+                newest, place = other, (state.epoch, state.epoch_step)
+    if newest is None:
+        raise CheckpointError(f"{broken}; no other checkpoint in {path.parent} can be read either") from None
+    say(f"{broken}; going on from {newest} instead")
+    return newest
+
+
+def _with_defaults(values: dict[str, Any], source: str) -> dict[str, Any]:
     """The configuration of a checkpoint, with the defaults of keys that are younger than it."""
     try:
         return config_to_dict(config_from_dict(values, ""))
-    except ConfigError:  # which the keys that differ will explain
+    except ConfigError as error:  # which the keys that differ will explain, if there is anything to compare
+        if unusable_values(values, {}, source):
+            raise CheckpointError(f"{source}: damaged, its configuration is none: {error}") from None
         return values
 
 
@@ -128,8 +199,8 @@ def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     for key in sorted({*old, *new}):
         harmless = any(key == prefix or key.startswith(f"{prefix}.") for prefix in _HARMLESS)
         if not harmless and old.get(key) != new.get(key):
-            lines.append(f"{key}: the run has {old.get(key)!r}, the configuration {new.get(key)!r}")
-    return lines
+            lines.append(f"{key}: the run has {old.get(key)!r:.100}, the configuration {new.get(key)!r:.100}")
+    return first_few(lines)
 
 
 def _flat(values: Any, place: str = "") -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""What train.py does: wire configuration, data, model and tracker, then train, plan or overfit."""
+"""What train.py does: wire configuration, data, model and tracker, then train, plan, overfit or measure."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +17,23 @@ from mrl.data.assemble import RunData, assemble
 from mrl.data.demo import prepare_demo
 from mrl.device import choose_device
 from mrl.errors import CheckpointError
+from mrl.locking import alone_in
 from mrl.models.download import resolve
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.load_encoder import encoder_from_released
 from mrl.models.pretrained import load_released
 from mrl.models.released import ReleasedModel
 from mrl.processes import Processes, joined_processes
+from mrl.training.batch_search import find_batch_sizes
 from mrl.training.criterion import Criterion, build_criterion
-from mrl.training.epoch_report import count
 from mrl.training.lora import require_peft
+from mrl.training.out_of_memory import naming_memory
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
 from mrl.training.preflight import require_equal_parts, require_one_process, require_paths
-from mrl.training.resume import Resumed, require_same_data, resume_from
+from mrl.training.resume import Resumed, checkpoint_to_resume, require_same_data, resume_from
+from mrl.training.run_checkpoints import progress_words
+from mrl.training.run_folder import make_folder
 from mrl.training.summary import write_summary
 from mrl.training.tracking import Tracker
 from mrl.training.trainer import Trainer
@@ -48,8 +54,12 @@ def _train(
 ) -> None:
     require_equal_parts(config, source, processes.world_size)
     device = choose_device(config.runtime.device, config.runtime.precision, processes.local_rank)
-    resumed = resume_from(resume, config, allow_config_change) if resume else None
     console = _RememberingConsole(silent=not processes.is_first)
+    resumed = None
+    if resume is not None:
+        source_file = processes.from_first(lambda: checkpoint_to_resume(resume, config, console.say))
+        if source_file is not None:
+            resumed = resume_from(source_file, config, allow_config_change)
     # Everything that can be wrong with the input is found before a file of an earlier run is touched.
     data = processes.first_then_rest(
         lambda: _require_inputs(
@@ -60,14 +70,19 @@ def _train(
     if resumed is not None:
         require_same_data(resumed, data, config)
     directory = config.logging.directory
-    with Tracker(
-        config.logging,
-        run_config=config_to_dict(config),
-        resume_step=resumed.state.step if resumed else None,
-        resume_epoch=resumed.state.epoch if resumed else None,
-        wandb_run_id=resumed.wandb_run_id if resumed else None,
-        silent=not processes.is_first,
-    ) as tracker:
+    with (
+        _alone(config, processes),
+        Tracker(
+            config.logging,
+            run_config=config_to_dict(config),
+            resume_step=resumed.state.step if resumed else None,
+            resume_epoch=resumed.state.epoch if resumed else None,
+            # Another course of the run is another run there, which cannot forget.
+            wandb_run_id=resumed.wandb_run_id if resumed and not resumed.is_changed else None,
+            silent=not processes.is_first,
+        ) as tracker,
+        processes.noticing_lost_peers(),
+    ):
         for line in console.said:
             tracker.note(line)
         if processes.world_size > 1:
@@ -106,6 +121,30 @@ def overfit(config: Config, source: str, num_utterances: int) -> None:
         released = _load_models(config, console)
         encoder, _ = _warm_started(config, released, data, device, tracker, Processes())
         overfit_stages(config, encoder, data.train, num_utterances, tracker)
+
+
+def find_batch_size(config: Config, source: str) -> None:
+    """Measure how much of each stage's batch trains in memory at a time; TrainingError where nothing does."""
+    require_one_process("--find-batch-size")
+    device = choose_device(config.runtime.device, config.runtime.precision)
+    console = Console()
+    data = _require_inputs(config, source, console, write_lists=False)
+    with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
+        released = _load_models(config, console)
+        encoder, criterion = _warm_started(config, released, data, device, tracker, Processes())
+        find_batch_sizes(config, encoder, criterion, data, tracker)
+
+
+@contextmanager
+def _alone(config: Config, processes: Processes) -> Iterator[None]:
+    """The run has its checkpoint folder for itself: a job that was queued again may meet the one before."""
+    if not processes.is_first:
+        yield
+        return
+    folder = make_folder(config.checkpoints.directory)
+    busy = f"{folder}: another run is writing its checkpoints here; wait for it, or name another checkpoints.directory"
+    with alone_in(folder, CheckpointError(busy)):
+        yield
 
 
 class _Released(NamedTuple):
@@ -170,7 +209,11 @@ def _warm_started(
     parameters = sum(parameter.numel() for parameter in released.student.parameters())
     tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
     count_here = -(-num_embedded(config, data.train) // processes.world_size)
-    with tracker.progress("warm start", count_here) as bar:
+    busy = "look what else runs on the device"  # some crops without gradients take little
+    with (
+        tracker.progress("warm start", count_here) as bar,
+        naming_memory("in the warm start", device, lambda *_: busy),
+    ):
         return warm_start(
             *(config, released.student, data.train, device, bar.advance, tracker.say),
             teacher=released.teacher,
@@ -198,7 +241,7 @@ def _resumed_trainer(
         raise CheckpointError(f"{source}: its class vectors do not fit the configuration: {error}") from None
     left = "" if resumed.state.stage < len(config.stages) else "; nothing is left to train"
     tracker.say(
-        f"resumed from {source}: {count(resumed.state.epoch, 'epoch')} done, best so far epoch "
+        f"resumed from {source}: {progress_words(resumed.state)} done, best so far epoch "
         f"{resumed.best.epoch}{left}"
     )
     trainer = Trainer(
@@ -213,5 +256,5 @@ def _resumed_trainer(
         run_id=content["run_id"],
         processes=processes,
     )
-    trainer.checkpoints.ensure_best_file(resumed.best, resumed.state, Path(source))
+    trainer.checkpoints.go_on_from(resumed.best, resumed.state, Path(source))
     return trainer

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,6 +19,8 @@ from mrl.errors import CheckpointError
 from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint, stage_file
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.checkpoint import CheckpointFolder, link_file
+from mrl.training.epoch_report import count
+from mrl.training.finite_weights import require_finite
 from mrl.training.live_weights import copied
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.tracking import Tracker
@@ -57,6 +62,10 @@ class RunCheckpoints:
         }
         self._best_is_written = True
         self._folder = CheckpointFolder(config.checkpoints)
+        self.saved: str | None = None
+        """How far the run is in last.pt, in words; None where it is not, and in processes that do not write."""
+        self._minutes = config.checkpoints.every_minutes
+        self._tried = time.monotonic()
 
     def save(
         self,
@@ -72,21 +81,44 @@ class RunCheckpoints:
         ``weights`` are those that were scored; ``stage_state`` is what a stage needs to go on with them, None
         between two stages.
 
-        A best.pt that could not be written is written with a later epoch, from the best weights.
+        A best.pt that could not be written is written with a later epoch, from the best weights. Raises WeightsError
+        for ``weights`` that are not finite.
         """
+        require_finite(weights)
         if not self._is_writer:
             return
-        try:
-            self._folder.save(
-                self._content(weights, state, best, stage_state), epoch=state.epoch, is_best=is_best
-            )
+        self._best_is_written = self._best_is_written and not is_best
+        with self._trying(state):
+            content = self._content(weights, state, best, stage_state)
+            self._folder.save(content, epoch=state.epoch, is_best=is_best)
             if is_best:
                 self._best_is_written = True
             elif not self._best_is_written:
                 self._write_best_weights(best)
+
+    def save_within(self, weights: Weights, state: RunState, best: Best, stage_state: dict[str, Any]) -> None:
+        """Write last.pt after an update within an epoch. Arguments, errors and failures as in :meth:`save`."""
+        require_finite(weights)
+        if self._is_writer:
+            with self._trying(state):
+                content = self._content(weights, state, best, stage_state)
+                self._folder.save_within(content, epoch=state.epoch + 1)
+
+    @contextmanager
+    def _trying(self, state: RunState) -> Iterator[None]:
+        """Save the run at ``state`` within the block."""
+        self._tried = time.monotonic()  # even if it fails: a full disk is not asked again at each step
+        try:
+            yield
+            self.saved = progress_words(state)
         except (CheckpointError, OSError, RuntimeError) as error:
-            self._best_is_written = self._best_is_written and not is_best
             self._tracker.say(str(error))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much time has gone by that last.pt is to be written within an epoch; asked of the writer."""
+        minutes = self._minutes
+        return self._is_writer and minutes is not None and time.monotonic() - self._tried >= 60 * minutes
 
     def keep_stage(self, name: str, best: Best) -> None:
         """Write the encoder that a stage ended with, or the warm start, for evaluate.py to compare; no run resumes
@@ -136,35 +168,51 @@ class RunCheckpoints:
         """A fresh run overwrites no checkpoint: those that are there move to a folder of their own."""
         if not self._is_writer:
             return
+        self._folder.sweep()
         if (earlier := self._folder.set_aside()) is not None:
             self._tracker.say(f"checkpoints of an earlier run are kept in {earlier}")
 
-    def ensure_best_file(self, best: Best, state: RunState, source: Path) -> None:
-        """On resuming from ``source``: make best.pt the best epoch that the resumed run knows of.
+    def go_on_from(self, best: Best, state: RunState, source: Path) -> None:
+        """On resuming from ``source``: make the folder that of a run which stands there, with that as last.pt.
 
-        What another run, or another course of this one, has left in the folder is set aside.
-
-        If neither the run's folder nor that of ``source`` has it, it is written from the weights that every
-        checkpoint carries along, without what is needed to resume from it.
+        best.pt becomes the best epoch that the resumed run knows of. If neither the run's folder nor that of
+        ``source`` has it, it is written from the weights that every checkpoint carries along, without what is
+        needed to resume from it. What another run, or another course of this one, has left is set aside.
         """
         if not self._is_writer:
             return
-        wanted = (self._run_id, best.epoch)
-        if _place_of(self._folder.best) != wanted:
-            staged = self._folder.directory / "resumed_best.pt"
-            for candidate in (source, source.parent / "best.pt"):
-                if _place_of(candidate) == wanted:
-                    link_file(candidate, staged)
-                    break
-            self._set_aside("best.pt")
-            if staged.exists():
-                staged.replace(self._folder.best)
-            else:
-                self._write_best_weights(best)
+        self._folder.sweep()
+        is_last = source.resolve() == self._folder.last.resolve()
+        if is_last and state.epoch_step == 0:  # the run may have been killed before it had all its names
+            self._folder.give_names(state.epoch, is_best=best.epoch == state.epoch)
+        self.saved = progress_words(state)
+        staged = self._folder.directory / ".resumed.pt.tmp"
+        if not is_last:
+            link_file(source, staged)
+        self._find_best(best, source)
         later = self._folder.names_after(state.epoch)
-        if source.resolve() != self._folder.last.resolve():
-            later.append("last.pt")
+        if not is_last:
+            later += [name for name in ("last.pt", "previous.pt") if name != source.name]
         self._set_aside(*later)
+        if not is_last:
+            staged.replace(self._folder.last)
+
+    def _find_best(self, best: Best, source: Path) -> None:
+        """best.pt becomes that of ``best``: the file itself, ``source``, its neighbour, or one made of the weights."""
+        wanted = _Place(self._run_id, best.epoch, 0)
+        if (found := _place_of(self._folder.best)) == wanted:
+            return
+        staged = self._folder.directory / ".resumed_best.pt.tmp"
+        for candidate in (source, source.parent / "best.pt"):
+            if _place_of(candidate) == wanted:
+                link_file(candidate, staged)
+                break
+        if found is None or found.run_id != self._run_id or found.epoch > best.epoch:
+            self._set_aside("best.pt")
+        if staged.exists():
+            staged.replace(self._folder.best)
+        else:
+            self._write_best_weights(best)
 
     def _set_aside(self, *names: str) -> None:
         if names and (earlier := self._folder.set_aside(*names)) is not None:
@@ -173,7 +221,7 @@ class RunCheckpoints:
     def _content(
         self, weights: Weights, state: RunState, best: Best, stage_state: dict[str, Any] | None
     ) -> dict[str, Any]:
-        is_best = best.epoch == state.epoch
+        is_best = best.epoch == state.epoch and state.epoch_step == 0
         return {
             **self._description,
             **weights,
@@ -198,10 +246,25 @@ def _content_of(teacher: SpeakerEncoder) -> dict[str, Any]:
     }
 
 
-def _place_of(path: Path) -> tuple[str, int] | None:
-    """The run and epoch of a checkpoint that a run can go on from; none for anything else."""
+def progress_words(state: RunState) -> str:
+    """How far a run is: ``2 epochs and 1 step``."""
+    within = f" and {count(state.epoch_step, 'step')}" if state.epoch_step else ""
+    return f"{count(state.epoch, 'epoch')}{within}"
+
+
+class _Place(NamedTuple):
+    """Where a checkpoint stands."""
+
+    run_id: str
+    epoch: int
+    epoch_step: int
+
+
+def _place_of(path: Path) -> _Place | None:
+    """That of a checkpoint that a run can go on from; none for anything else."""
     try:
         content = read_checkpoint(path)
-        return content["run_id"], content["state"]["epoch"]
+        state = content["state"]
+        return _Place(content["run_id"], state["epoch"], state.get("epoch_step", 0))
     except (CheckpointError, KeyError):
         return None

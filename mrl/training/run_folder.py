@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from mrl.atomic import write_atomically
 
-METRICS, LOG, CONFIG = "metrics.jsonl", "training.log", "config.yaml"
+METRICS, LOG, CONFIG, NON_FINITE = "metrics.jsonl", "training.log", "config.yaml", "non_finite.txt"
 
 
 def make_folder(directory: Path) -> Path:
@@ -49,6 +50,41 @@ def drop_records_after(metrics: Path, step: int, epoch: int | None = None) -> No
     write_atomically(metrics, write)
 
 
+class Reached(NamedTuple):
+    """The last step and epoch of which there is a record."""
+
+    step: int
+    epoch: int
+
+
+NOTHING_YET = Reached(-1, -1)
+
+
+def last_recorded(metrics: Path) -> Reached:
+    """How far a metrics file goes; broken lines do not count."""
+    step, epoch = NOTHING_YET
+    for record in _records(metrics):
+        if record["kind"] == "epoch":
+            epoch = max(epoch, record["epoch"])
+        else:
+            step = max(step, record["step"])
+    return Reached(step, epoch)
+
+
+def records_at(metrics: Path, step: int) -> list[dict[str, Any]]:
+    """The records of one step, of both kinds, in their order."""
+    return [record for record in _records(metrics) if record["step"] == step]
+
+
+def _records(metrics: Path) -> Iterator[dict[str, Any]]:
+    if not metrics.exists():
+        return
+    with metrics.open("rb") as lines:
+        for line in lines:
+            if (record := _parsed(line)) is not None:
+                yield record
+
+
 def write_config(directory: Path, run_config: dict[str, Any]) -> None:
     """Write ``config.yaml``; one with other content (of a resumed run) is kept under a numbered name."""
     text = yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True)
@@ -77,10 +113,21 @@ def _numbered(name: str, number: int) -> str:
     return f"{path.stem}.{number}{path.suffix}"
 
 
-def _is_kept(line: bytes, step: int, epoch: int | None) -> bool:
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The record of a whole line."""
     try:
         record = json.loads(line)
-        is_later = epoch is not None and record["kind"] == "epoch" and record["epoch"] > epoch
-        return line.endswith(b"\n") and record["step"] <= step and not is_later
-    except (ValueError, KeyError, TypeError):
+        is_whole = line.endswith(b"\n") and isinstance(record["step"], int)
+        if record["kind"] == "epoch":
+            is_whole = is_whole and isinstance(record["epoch"], int)
+        return record if is_whole else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _is_kept(line: bytes, step: int, epoch: int | None) -> bool:
+    record = _parsed(line)
+    if record is None:
         return False
+    is_later = epoch is not None and record["kind"] == "epoch" and record["epoch"] > epoch
+    return record["step"] <= step and not is_later

@@ -33,12 +33,18 @@ class RunState:
     stage_epoch: int = 0
     epoch: int = 0
     step: int = 0
+    epoch_step: int = 0
+    """Updates done of the epoch that has not been counted yet."""
     stale: int = 0
     """Validations of this stage since a new best."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record per validation: epoch, stage, metrics, is_best."""
     recent: list[dict[str, Any]] = field(default_factory=list)
     """Weights that the stage's average may take in: epoch, criterion and weights of each."""
+    skipped: int = 0
+    """Updates left out because their loss or gradient was not finite."""
+    overflowed: int = 0
+    """Updates left out because the gradient overflowed fp16, so that the loss scale was lowered."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Why a training utterance could not be read, by its path."""
 

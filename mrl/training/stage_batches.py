@@ -14,9 +14,11 @@ from mrl.config import Config
 from mrl.data.assemble import RunData
 from mrl.data.augment import Augmenter
 from mrl.data.epoch_batches import EpochBatches
-from mrl.data.loading import CropDataset, make_loader
+from mrl.data.loader import make_loader
+from mrl.data.loading import CropDataset
 from mrl.data.sampling import stage_sampling
 from mrl.errors import DataError
+from mrl.locking import alone_in
 from mrl.models.encoder import SpeakerEncoder
 from mrl.processes import Processes
 from mrl.training.batches import BatchSource, CachedBatches, WaveformBatches
@@ -31,8 +33,9 @@ from mrl.training.feature_cache import (
     require_room,
     view_orders,
 )
-from mrl.training.feature_extraction import Crops, alone, fill
+from mrl.training.feature_extraction import BATCH, Crops, fill
 from mrl.training.feature_store import FeatureStore
+from mrl.training.out_of_memory import naming_memory
 from mrl.training.schedules import StagePlan
 from mrl.training.tracking import Tracker
 
@@ -72,7 +75,15 @@ def make_batches(
         num_samples = augmenter.source_samples(round(stage.crop_seconds * SAMPLE_RATE))
         dataset = CropDataset(data.train, num_samples, seed)
         pinned = device.type == "cuda"
-        loader = make_loader(dataset, epochs, config.data.workers, pin_memory=pinned, augmenter=augmenter)
+        loader = make_loader(
+            dataset,
+            epochs,
+            config.data.workers,
+            pin_memory=pinned,
+            augmenter=augmenter,
+            timeout_seconds=config.data.worker_timeout_seconds,
+            say=tracker.say,
+        )
         speakers = len(data.train.speakers)
         return StageBatches(WaveformBatches(loader, epochs, augmenter, speakers, device), [])
     orders = view_orders(seed, stage.cache_views, len(data.train))
@@ -109,7 +120,8 @@ def _filled_store(
     with ExitStack() as stack:
 
         def prepare() -> None:
-            stack.enter_context(alone(folder))
+            busy = f"{folder}: another run is filling this feature cache; wait for it, and start again to read it"
+            stack.enter_context(alone_in(folder, DataError(busy)))
             store.prepare()
             store.describe(description)
 
@@ -147,6 +159,13 @@ def _fill_blocks(
     done = rows - sum(len(blocks[block]) for block in missing)
     if done:
         tracker.say(f"{done:,} of {rows:,} crops are there from an earlier start")
-    with tracker.progress(f"feature cache, stage {stage.name}", rows, done) as bar:
-        fill(store, missing, crops, encoder, criterion, bar.advance)
+    work = f"while filling the feature cache of stage {stage.name}"
+    advice = (
+        f"{BATCH} crops are computed together: shorten its crop_seconds, or set runtime.precision to bf16"
+    )
+    with (
+        tracker.progress(f"feature cache, stage {stage.name}", rows, done) as bar,
+        naming_memory(work, encoder.head.linear.weight.device, lambda *_: advice),
+    ):
+        fill(store, missing, crops, encoder, criterion, bar.advance, tracker.say)
     processes.wait()

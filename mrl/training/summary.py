@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from mrl.atomic import write_atomically
 from mrl.config import PRETRAINED
+from mrl.data.unreadable import count_kinds, describe_unreadable
+from mrl.training.run_state import RunState
 from mrl.training.tracking import Tracker
 from mrl.training.trainer import Trainer
 
@@ -51,7 +54,8 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
             "DIAGNOSTIC RUN: the validation speakers were trained on; these scores say nothing of new speakers"
         )
     if unreadable := trainer.state.unreadable:
-        sentences.append(f"{len(unreadable)} training utterances could not be read and were replaced")
+        sentences.append(describe_unreadable(unreadable.values(), len(trainer.data.train)))
+    sentences += _left_out(trainer.state)
     for sentence in sentences:
         tracker.say(sentence)
     content = {
@@ -69,11 +73,19 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
         "sentences": sentences,
         "diagnostic": trainer.data.diagnostic,
         "unreadable": sorted(unreadable.values()),
+        "unreadable_by_kind": count_kinds(unreadable.values()),
+        "skipped_updates": trainer.state.skipped,
+        "overflowed_updates": trainer.state.overflowed,
     }
     try:
-        (directory / "summary.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(directory / "summary.json", lambda path: _write_text(path, text))
     except OSError as error:
         tracker.say(f"summary.json could not be written: {error}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def eer_of(record: Mapping[str, Any], dim: int, lists: Sequence[str]) -> float:
@@ -136,6 +148,22 @@ def _guards(trainer: Trainer, start: Mapping[str, Any], best: Mapping[str, Any])
                 f"guard {entry.name}: mean EER {_percent(before)} -> {_percent(after)} % "
                 f"(allowed {_percent(before + entry.tolerance / 100)} %)"
             )
+    return sentences
+
+
+def _left_out(state: RunState) -> list[str]:
+    """Sentences on the updates that did not happen, of ``state.step``."""
+    sentences = []
+    if state.skipped:
+        sentences.append(
+            f"{state.skipped:,} of {state.step:,} updates were skipped, their loss or gradient was not finite; "
+            "non_finite.txt names their files"
+        )
+    if state.overflowed:
+        sentences.append(
+            f"{state.overflowed:,} of {state.step:,} updates were skipped for a gradient that overflowed fp16, which "
+            "lowers the loss scale"
+        )
     return sentences
 
 

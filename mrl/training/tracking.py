@@ -25,8 +25,12 @@ from mrl.training.run_folder import (
     CONFIG,
     LOG,
     METRICS,
+    NON_FINITE,
+    NOTHING_YET,
     drop_records_after,
+    last_recorded,
     make_folder,
+    records_at,
     set_aside,
     tensorboard_folder,
     write_config,
@@ -38,6 +42,7 @@ from mrl.training.sinks import (
     TensorBoardSink,
     Value,
     WandbSink,
+    recorded,
 )
 
 T = TypeVar("T")
@@ -69,6 +74,7 @@ class Tracker:
         self._directory = config.directory
         self._console = silent_console() if silent else Console()
         self._sinks: list[Sink] = []
+        self._reached = NOTHING_YET
         if silent or not files:
             return
         folder = self._attempt(str(config.directory), lambda: make_folder(config.directory))
@@ -168,7 +174,9 @@ class Tracker:
     ) -> None:
         kept: list[str] | None = None
         if resume_step is None:
-            kept = self._attempt("earlier run's files", lambda: set_aside(directory, METRICS, LOG, CONFIG))
+            kept = self._attempt(
+                "earlier run's files", lambda: set_aside(directory, METRICS, LOG, CONFIG, NON_FINITE)
+            )
         self._console = Console(self._attempt(LOG, lambda: LineFile(directory / LOG)))
         if kept:
             self.say(f"an earlier run's files are kept: {', '.join(str(directory / name) for name in kept)}")
@@ -176,6 +184,7 @@ class Tracker:
 
         def open_metrics() -> MetricsFile:
             if resume_step is not None:
+                self._reached = last_recorded(directory / METRICS)
                 drop_records_after(directory / METRICS, resume_step, resume_epoch)
             return MetricsFile(directory / METRICS)
 
@@ -186,12 +195,19 @@ class Tracker:
     ) -> None:
         def open_tensorboard() -> TensorBoardSink:
             folder = tensorboard_folder(config.directory, resumed=resume_step is not None)
-            return TensorBoardSink(folder, None if resume_step is None else resume_step + 1)
+            sink = TensorBoardSink(folder, resume_step)
+            if resume_step is not None:
+                # Of this step some records stay and some come anew, which its purge cannot tell apart.
+                for values in records_at(config.directory / METRICS, resume_step):
+                    sink.write(recorded(values))
+            return sink
 
         if config.tensorboard:
             self._open(TensorBoardSink.name, open_tensorboard)
         if config.wandb != "off":
-            sink = self._open(WandbSink.name, lambda: WandbSink(config, run_config, self.wandb_run_id))
+            sink = self._open(
+                WandbSink.name, lambda: WandbSink(config, run_config, self.wandb_run_id, self._reached)
+            )
             if sink is not None:
                 self.wandb_run_id = sink.run_id
                 self.say(f"{sink.name}: {sink.status}")

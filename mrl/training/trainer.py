@@ -8,18 +8,20 @@ from typing import Any
 from mrl.config import PRETRAINED, WARM_START, Config
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
-from mrl.evaluation.report import result_metrics
+from mrl.evaluation.finite import EmbeddingError
 from mrl.evaluation.verification import VerificationResult
 from mrl.models.encoder import SpeakerEncoder
 from mrl.processes import Processes
+from mrl.stopping import Stopped, deferring
 from mrl.training.averaging import average_epochs, keep_recent
 from mrl.training.criterion import Criterion
-from mrl.training.epoch_report import report_epoch, stage_line
+from mrl.training.epoch_report import early_end_line, stage_line
 from mrl.training.live_weights import load_weights, weights_of
 from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.schedules import StagePlan, plan_stages
-from mrl.training.selection import Rank, choosing, full_size_eer, guard_excess, mean_eer, rank
+from mrl.training.scoreboard import Scoreboard, Scores
+from mrl.training.selection import Rank, choosing, full_size_eer
 from mrl.training.stage_runner import StageRunner
 from mrl.training.tracking import Tracker
 from mrl.training.validation import Validator
@@ -63,11 +65,29 @@ class Trainer:
         self.state = state or RunState()
         self.best = best
         self._validator = Validator(config, data, tracker, self.processes)
+        self._scoreboard = Scoreboard(config, tracker)
         self._baseline = baseline
+        self._runner: StageRunner | None = None
+        """Of the stage that is under way."""
         self._stage_state = stage_state
 
     def run(self) -> RunState:
-        """Train to the end; returns the final state. ``best`` then holds the weights of best.pt."""
+        """Train to the end; returns the final state. ``best`` then holds the weights of best.pt.
+
+        Asked to stop, it saves and raises Stopped, which says what is saved.
+        """
+        with deferring():
+            try:
+                return self._run()
+            except Stopped as stop:
+                stop.saved = self._saved_of(stop)
+                raise
+            except EmbeddingError as error:
+                if self._runner is None or self.best is None:
+                    raise
+                raise self._runner.with_evidence(error, self.state, self.best) from None
+
+    def _run(self) -> RunState:
         if self.best is None:
             self.processes.from_first(self.checkpoints.set_earlier_run_aside)
             self._score_pretrained()
@@ -87,24 +107,25 @@ class Trainer:
 
     def _score_pretrained(self) -> None:
         """Epoch 0: what the warm start scores, and what best.pt is held to."""
-        results = self._validator.score(self.encoder, "epoch 0")
-        released = results
+        scores = self._measure("epoch 0")
+        released: Sequence[VerificationResult] = scores.results
         if self._baseline is not None:
             released = self._validator.score(self._baseline, "released model")
         self.state.reference = full_size_eer(choosing(released, self.config.validation))
         full_size = {f"pretrained/eer/{result.name}": result.full_size.eer for result in released}
         extra = {"pretrained/eer": self.state.reference, **full_size}
-        extra |= self._validator.held_out_loss(self.encoder, self.criterion)
         weights = weights_of(self.encoder, self.criterion)
-        self._record(PRETRAINED, results, weights, extra)
+        self._record(PRETRAINED, scores, weights, **extra)
         self._save(weights, None, is_best=True)
 
     def _run_stage(self, plan: StagePlan) -> None:
         stage, state = plan.stage, self.state
         assert self.best is not None
+        # Where the batch was changed on resuming an epoch may have fewer steps than were done of it.
+        state.epoch_step = min(state.epoch_step, plan.steps_per_epoch)
         if stage.average is None:
             state.recent = []  # resumed without the average that the checkpoint was on the way to
-        if state.stage_epoch == 0:
+        if state.stage_epoch == 0 and state.epoch_step == 0:
             load_weights(self.encoder, self.criterion, self.best.weights)
             state.stale, state.recent = 0, []
             self.tracker.say(stage_line(plan, self.config.loss.has_classes, self.best.epoch))
@@ -120,6 +141,7 @@ class Trainer:
             self.processes,
         )
         self._restore(runner, stage.name)
+        self._runner = runner
         while state.stage == plan.index:
             if not self._is_over(plan):
                 runner.run_epoch(state, self.best)
@@ -129,7 +151,21 @@ class Trainer:
             else:
                 self._end_early(plan, runner)
         runner.weights.leave()
+        self._runner = None
         self._keep_stage(plan.index + 1)
+
+    def _saved_of(self, stop: Stopped) -> str | None:
+        """Save where the run stands, if that is within an epoch and a whole update; says what is saved, if anything."""
+        if (
+            self._runner is not None
+            and self.best is not None
+            and self.state.epoch_step
+            and not stop.is_sudden
+        ):
+            self._runner.save(self.state, self.best)
+        if (saved := self.checkpoints.saved) is None:
+            return None
+        return f"{saved}, in {self.config.checkpoints.directory / 'last.pt'}"
 
     def _restore(self, runner: StageRunner, stage: str) -> None:
         """Put what a checkpoint holds of a stage that is under way into ``runner``."""
@@ -137,7 +173,7 @@ class Trainer:
             return
         try:
             runner.load_state_dict(self._stage_state)
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the state of stage {stage} does not fit the changed configuration ({error}); "
                 "resume from a checkpoint between two stages"
@@ -147,35 +183,41 @@ class Trainer:
     def _finish_epoch(self, plan: StagePlan, runner: StageRunner) -> None:
         """Count the epoch, validate, keep the best, decide whether the stage is over, save."""
         state, stage = self.state, plan.stage
-        state.epoch += 1
-        state.stage_epoch += 1
-        weights = runner.weights.export()
-        is_best, place = False, None
-        if state.stage_epoch >= stage.epochs or state.stage_epoch % self.config.validation.every_epochs == 0:
-            is_best, place = self._score_exported(plan, runner, weights)
+        assert self.best is not None
+        weights = runner.export(state, self.best)
+        is_best, place, scores = False, None, None
+        stage_epoch = state.stage_epoch + 1
+        if stage_epoch >= stage.epochs or stage_epoch % self.config.validation.every_epochs == 0:
+            # Which may be stopped, or fail: nothing is counted yet.
+            scores = self._measure_exported(runner, state.epoch + 1)
+        state.epoch, state.stage_epoch, state.epoch_step = state.epoch + 1, stage_epoch, 0
+        if scores is not None:
+            is_best, place = self._record(stage.name, scores, weights)
             state.stale = 0 if is_best else state.stale + 1
         if stage.average is not None:
             keep_recent(state, stage.average, place, weights)
         is_over = self._is_over(plan)
         if is_over and state.stage_epoch < stage.epochs:
-            self.tracker.say(f"stage {stage.name}: no new best in {state.stale} validations, it ends early")
+            self.tracker.say(early_end_line(stage.name, state.stale, state.history))
         stage_state: dict[str, Any] | None = runner.state_dict()
         if is_over and len(state.recent) < 2:  # otherwise their mean is still to be scored
             self._advance(plan)
             stage_state = None
         self._save(weights, stage_state, is_best)
 
-    def _score_exported(self, plan: StagePlan, runner: StageRunner, weights: Weights) -> tuple[bool, Rank]:
-        """Score the exported weights, which are ``weights``; whether they are the new best, and their rank."""
+    def _measure_exported(self, runner: StageRunner, epoch: int) -> Scores:
+        """What the exported weights of ``epoch`` score."""
         with runner.weights.exported():
-            return self._score(plan, f"epoch {self.state.epoch}", weights)
+            return self._measure(f"epoch {epoch}")
 
     def _end_early(self, plan: StagePlan, runner: StageRunner) -> None:
         """The end of a stage that was resumed with fewer epochs than it has done; its last one may be unscored."""
         state = self.state
         if state.history[-1]["epoch"] < state.epoch:
-            weights = runner.weights.export()
-            is_best, _ = self._score_exported(plan, runner, weights)
+            assert self.best is not None
+            weights = runner.export(state, self.best)
+            scores = self._measure_exported(runner, state.epoch)
+            is_best, _ = self._record(plan.stage.name, scores, weights)
             self._advance(plan)
             self._save(weights, None, is_best)
         else:
@@ -187,20 +229,21 @@ class Trainer:
         assert stage.average is not None
         epochs = ", ".join(str(epoch) for epoch in sorted(entry["epoch"] for entry in state.recent))
         runner.weights.leave()
+        self._runner = None  # whose weights these are no longer
         load_weights(self.encoder, self.criterion, average_epochs(state.recent))
         if stage.norm_statistics == "batch":
             runner.recalibrate_norms(state)
-        state.epoch += 1
         weights = weights_of(self.encoder, self.criterion)
-        is_best, _ = self._score(plan, f"the mean of epochs {epochs}", weights, average_of=epochs)
+        scores = self._measure(f"the mean of epochs {epochs}")
+        state.epoch += 1
+        is_best, _ = self._record(stage.name, scores, weights, average_of=epochs)
         self._advance(plan)
         self._save(weights, None, is_best)
 
-    def _score(self, plan: StagePlan, title: str, weights: Weights, **extra: Any) -> tuple[bool, Rank]:
-        """Score the encoder as it is, whose weights are ``weights``; ``extra`` goes into the record."""
+    def _measure(self, title: str) -> Scores:
+        """Score the encoder as it is."""
         results = self._validator.score(self.encoder, title)
-        extra |= self._validator.held_out_loss(self.encoder, self.criterion)
-        return self._record(plan.stage.name, results, weights, extra)
+        return Scores(results, self._validator.held_out_loss(self.encoder, self.criterion))
 
     def _save(self, weights: Weights, stage_state: dict[str, Any] | None, is_best: bool) -> None:
         """Write the checkpoints of the epoch that has just been counted."""
@@ -216,38 +259,15 @@ class Trainer:
     def _advance(self, plan: StagePlan) -> None:
         """The run goes on with the next stage."""
         state = self.state
-        state.stage, state.stage_epoch, state.stale, state.recent = plan.index + 1, 0, 0, []
+        state.stage, state.stage_epoch, state.epoch_step = plan.index + 1, 0, 0
+        state.stale, state.recent = 0, []
 
-    def _rank(self, results: Sequence[VerificationResult]) -> Rank:
-        validation, history = self.config.validation, self.state.history
-        guarded = guard_excess(results, history[0], validation) if history else 0.0
-        chosen = choosing(results, validation)
-        return rank(chosen, self.config.checkpoints, self.state.reference, guarded)
-
-    def _record(
-        self,
-        stage: str,
-        results: Sequence[VerificationResult],
-        weights: Weights,
-        extra: dict[str, Any],
-    ) -> tuple[bool, Rank]:
-        """Log an epoch's scores and compare them with the best: whether they are the new best, and their rank."""
-        state = self.state
-        place = self._rank(results)
+    def _record(self, stage: str, scores: Scores, weights: Weights, **extra: Any) -> tuple[bool, Rank]:
+        """Take down the scores of an epoch, whose weights are ``weights``, with ``extra`` facts: whether they are the
+        new best, and their rank."""
+        place = self._scoreboard.rank_of(scores, self.state)
         is_best = self.best is None or place < self.best.rank
         if is_best:
-            self.best = Best(place, state.epoch, stage, weights)
-        chosen = choosing(results, self.config.validation)
-        values = {
-            **result_metrics(results),
-            "mean_eer": mean_eer(chosen),
-            "full_size_eer": full_size_eer(chosen),
-            "evaluation_seconds": sum(result.seconds for result in results),
-            **extra,
-            "stage": stage,
-            "is_best": is_best,
-        }
-        state.history.append({"epoch": state.epoch, **values})
-        self.tracker.epoch(state.epoch, state.step, values)
-        report_epoch(self.tracker, self.config, results, state.history, place)
+            self.best = Best(place, self.state.epoch, stage, weights)
+        self._scoreboard.enter(scores, self.state, place, {**extra, "stage": stage, "is_best": is_best})
         return is_best, place

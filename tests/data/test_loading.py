@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
@@ -8,16 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from torch.utils.data import DataLoader
 
 from mrl.audio import SAMPLE_RATE, read_crop
-from mrl.config import AugmentationConfig, DataConfig
-from mrl.data.augment import Augmenter
-from mrl.data.clips import ClipBanks
 from mrl.data.corpus import Corpus, scan
-from mrl.data.epoch_batches import EpochBatches
-from mrl.data.loading import Batch, Crop, CropDataset, collate, make_loader
-from mrl.data.sampling import Sampling
+from mrl.data.loading import Batch, Crop, CropDataset, collate
 from mrl.errors import AudioError, DataError
 from mrl.randomness import numpy_generator
 
@@ -113,97 +106,3 @@ def test_a_repeat_in_an_epoch_is_another_crop(corpus: Corpus) -> None:
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
     assert torch.equal(second, dataset[(3, 5, 1)].waveform)
-
-
-def test_a_repeat_is_augmented_in_its_own_way(corpus: Corpus) -> None:
-    augmenter = Augmenter(AugmentationConfig(gain_probability=1.0), seed=7, banks=ClipBanks())
-    keys = [[(3, 5), (3, 5, 1), (3, 5)]]
-    (batch,) = make_loader(CropDataset(corpus, SAMPLES, seed=7), keys, 0, False, augmenter)
-    assert batch.plan is not None
-    first, again, same = augmenter.apply(torch.ones(3, SAMPLES), batch.plan)
-    assert torch.equal(first, same)
-    assert not torch.equal(first, again)
-
-
-def test_workers_change_nothing(corpus: Corpus) -> None:
-    corpus.path(4).write_bytes(b"damaged")
-    dataset = CropDataset(corpus, SAMPLES, seed=7)
-    batches = EpochBatches(Sampling(corpus, DataConfig(train=corpus.root), 7), 4)
-    alone = make_loader(dataset, batches, workers=0, pin_memory=False)
-    together = make_loader(dataset, batches, workers=2, pin_memory=False)
-    for epoch, start in ((1, 0), (2, 1), (1, 0)):
-        batches.set_epoch(epoch, start)
-        one, two = list(alone), list(together)
-        assert len(one) == len(alone) == 3 - start
-        for mine, theirs in zip(one, two, strict=True):
-            assert_same(mine, theirs)
-        assert start or sum(len(batch.replaced) for batch in two) == 1
-
-
-def test_an_epoch_left_early_does_not_leak_into_the_next(corpus: Corpus) -> None:
-    dataset = CropDataset(corpus, SAMPLES, seed=7)
-    batches = EpochBatches(Sampling(corpus, DataConfig(train=corpus.root), 7), 2)
-    loader = make_loader(dataset, batches, workers=2, pin_memory=False)
-    batches.set_epoch(1)
-    for _ in loader:
-        break
-    batches.set_epoch(2, start_step=2)
-    expected = list(make_loader(dataset, batches, workers=0, pin_memory=False))
-    for mine, theirs in zip(loader, expected, strict=True):
-        assert_same(mine, theirs)
-
-
-def _error_of(loader: DataLoader) -> str:
-    """The message alone: the error itself would hold the loader, whose workers end with it."""
-    try:
-        list(loader)
-    except DataError as error:
-        return str(error)
-    raise AssertionError("no DataError was raised")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_arrives_without_a_traceback_in_its_message(corpus: Corpus, workers: int) -> None:
-    for utterance in range(len(corpus)):
-        corpus.path(utterance).write_bytes(b"damaged")
-    dataset = CropDataset(corpus, SAMPLES, seed=7)
-    message = _error_of(make_loader(dataset, [[(0, 0)]], workers, pin_memory=False))
-    assert message.startswith(f"{corpus.path(0)}: damaged or cut short")
-    assert "\n" not in message
-
-
-class _AboutTheWorker(CropDataset):
-    def __getitem__(self, key: tuple[int, int]) -> Crop:
-        return super().__getitem__(key)._replace(speaker=torch.get_num_threads(), utterance=os.getpid())
-
-
-def test_workers_use_one_thread_and_outlive_the_epoch(corpus: Corpus) -> None:
-    loader = make_loader(_AboutTheWorker(corpus, SAMPLES, seed=7), [[(0, 0)]], workers=1, pin_memory=False)
-    (first,), (second,) = list(loader), list(loader)
-    assert first.speakers.tolist() == [1]
-    assert first.utterances.tolist() == second.utterances.tolist() != [os.getpid()]
-
-
-def test_m4a_is_decoded_in_workers_after_the_main_process_did() -> None:
-    if "MRL_SPEECH" not in os.environ:
-        pytest.skip("MRL_SPEECH, a folder of real speech, is not set")
-    corpus = scan(Path(os.environ["MRL_SPEECH"]) / "train", manifest_dir=None)
-    dataset, keys = CropDataset(corpus, SAMPLES, seed=7), [[(1, 0), (1, 300)], [(1, 600), (1, 900)]]
-    here = list(make_loader(dataset, keys, workers=0, pin_memory=False))
-    for mine, theirs in zip(here, make_loader(dataset, keys, workers=2, pin_memory=False), strict=True):
-        assert_same(mine, theirs)
-
-
-def test_batches_are_planned_and_prepared_where_they_are_read(corpus: Corpus) -> None:
-    config = AugmentationConfig(codec_probability=0.5, codecs=("mp3",), speed_probability=0.5)
-    augment = Augmenter(config, seed=7, banks=ClipBanks())
-    dataset, keys = CropDataset(corpus, augment.source_samples(SAMPLES), seed=7), [[(1, 0), (1, 3), (1, 7)]]
-    (plain,) = make_loader(dataset, keys, workers=0, pin_memory=False)
-    plan = augment.plan(plain.utterances, plain.speakers, epoch=1, num_samples=plain.waveforms.shape[1])
-    assert plan.codec is not None
-    for workers in (0, 2):
-        (batch,) = make_loader(dataset, keys, workers, pin_memory=False, augmenter=augment)
-        assert torch.equal(batch.waveforms, augment.prepare(plain.waveforms, plan))
-        augmented = augment.apply(batch.waveforms, batch.plan)
-        assert augmented.shape == (3, SAMPLES)
-        assert torch.equal(augmented, augment.apply(augment.prepare(plain.waveforms, plan), plan))

@@ -20,7 +20,8 @@ from mrl.data.corpus import Corpus, scan
 from mrl.data.epoch_batches import EpochBatches
 from mrl.data.held_out import split_utterances
 from mrl.data.joining import join_corpora
-from mrl.data.loading import CropDataset, make_loader
+from mrl.data.loader import make_loader
+from mrl.data.loading import CropDataset
 from mrl.data.overlap import shared_speakers
 from mrl.data.pack_checks import crops_per_second, verify_packed
 from mrl.data.packing import pack_corpus, sixteen_bits

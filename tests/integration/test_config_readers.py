@@ -80,7 +80,7 @@ FURTHER = [
     one_stage(average={"epochs": 2}, optimizer="sgd", schedule="plateau", plateau_patience=1, norm_statistics="batch",
               accumulate_steps=1),
     one_stage(lora={"rank": 2}, margin_warmup_epochs=1, schedule="cosine_restarts", restart_epochs=1, ema_decay=0.9),
-    {"loss": {"type": "sphereface2"}, **one_stage()},
+    {"loss": {"type": "sphereface2"}, "runtime": {"non_finite": "skip"}, **one_stage()},
     {"loss": {"type": "triplet"}, "prefixes": NARROW, **one_stage(**PAIRS)},
     {"loss": {"type": "supcon"}, "prefixes": NARROW, **one_stage(**PAIRS)},
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 import mrl.training.stage_batches as stage_batches
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.released import Trunk
+from mrl.stopping import Stopped
 from mrl.training import feature_store
 from tests.integration.conftest import AUGMENTATION, CONFIG
+from tests.integration.lives import held_by_another
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +107,7 @@ def test_a_fill_that_was_cut_off_goes_on(run, monkeypatch, capsys, block):
 
     def cut_off(self, number, *arguments):
         if number == block:
-            raise KeyboardInterrupt
+            raise Stopped(signal.SIGINT)
         real(self, number, *arguments)
 
     with monkeypatch.context() as patch:
@@ -232,11 +235,9 @@ def test_too_little_room_is_said_before_anything_is_computed(run, monkeypatch, c
 
 
 def test_another_run_that_fills_the_same_cache_is_an_error(run, capsys):
-    fcntl = pytest.importorskip("fcntl")
     assert run(**head_stage()) == 0
     rows = caches()[0] / "rows.bin"
-    with (caches()[0] / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with held_by_another(caches()[0]):
         assert run(**head_stage()) == 0  # it is complete: nobody fills it
         rows.write_bytes(b"\0" + rows.read_bytes()[1:])
         assert run(**head_stage()) == 2

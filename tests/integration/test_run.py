@@ -19,7 +19,7 @@ from mrl.errors import CheckpointError
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.pretrained import load_released
-from mrl.training import live_weights, trainer, validation
+from mrl.training import live_weights, scoreboard, trainer, validation
 from mrl.training.checkpoint import CheckpointFolder
 from mrl.training.selection import Rank
 from mrl.training.updater import Updater
@@ -43,10 +43,12 @@ def prefer_epoch(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the epoch called ``best`` rank before all others, whatever it scores."""
     record = trainer.Trainer._record
 
-    def record_with_rank(self, *arguments):
+    def record_with_rank(self, *arguments, **extra):
         epoch = self.state.epoch
-        monkeypatch.setattr(trainer, "rank", lambda *_: Rank(0.0, abs(epoch - best) + 0.01 * (epoch > best)))
-        return record(self, *arguments)
+        monkeypatch.setattr(
+            scoreboard, "rank", lambda *_: Rank(0.0, abs(epoch - best) + 0.01 * (epoch > best))
+        )
+        return record(self, *arguments, **extra)
 
     monkeypatch.setattr(trainer.Trainer, "_record", record_with_rank)
 
@@ -65,7 +67,8 @@ def test_a_run_leaves_everything_that_it_promises(run, workplace, capsys):
     assert {"loss.png", "eer.png", "eer_by_dimension.png"} <= names
     checkpoints = {path.name for path in (workplace / "checkpoints").iterdir()}
     kept = {f"stage_{name}.pt" for name in ("warm_start", "head", "full")}
-    assert checkpoints == {"best.pt", "last.pt", *(f"epoch_{n:03d}.pt" for n in (1, 2, 3, 4)), *kept}
+    kept |= {"best.pt", "last.pt", "previous.pt", *(f"epoch_{n:03d}.pt" for n in (1, 2, 3, 4))}
+    assert checkpoints - {".lock"} == kept
     output = capsys.readouterr().out
     assert "stage head: trains head, classifier, from the weights of epoch 0; 2 epochs of 4 steps" in output
     assert "summary (mean over the trial lists)" in output
@@ -144,9 +147,9 @@ def test_a_stage_starts_from_the_best_and_harm_is_not_kept(run, workplace, capsy
 
     project = validation.project
 
-    def watched(head, pooled):
+    def watched(head, pooled, names):
         scored.append(head.linear.weight.detach().clone())
-        return project(head, pooled)
+        return project(head, pooled, names)
 
     monkeypatch.setattr(validation, "project", watched)
     monkeypatch.setattr("mrl.training.selection.full_size_eer", worse_after_epoch_0)
@@ -264,7 +267,9 @@ def test_one_damaged_file_is_named_and_replaced(run, workplace, capsys):
     assert run(data={"max_unreadable_share": 0.2}) == 0
     output = capsys.readouterr().out
     assert "demo0001/session00/000.wav" in output
-    assert "1 training utterances could not be read and were replaced" in output
+    assert (
+        "1 of 32 training utterances could not be read and were replaced: 1 cut short or not audio" in output
+    )
 
 
 def test_too_many_damaged_files_stop_the_run(run, workplace, capsys):
@@ -301,7 +306,9 @@ def test_non_finite_numbers_stop_with_evidence(run, workplace, capsys, monkeypat
     evidence = torch.load(workplace / "logs/non_finite.pt", weights_only=True)
     assert len(evidence["files"]) == 8
     assert (workplace / "speech/train" / evidence["files"][0]).is_file()
-    assert (workplace / "logs/non_finite.txt").read_text().split() == evidence["files"]
+    title, *files = (workplace / "logs/non_finite.txt").read_text().splitlines()
+    assert title == "# step 6, stopped: the loss is nan"
+    assert files == evidence["files"]
     assert all(value.isfinite().all() for value in evidence["encoder"].values())
 
 
@@ -427,15 +434,6 @@ def test_a_start_that_fails_leaves_the_logs_of_the_run_before(run, workplace):
     assert run(data={"noise": "empty"}) == 2
     assert (workplace / "logs/metrics.jsonl").read_bytes() == before
     assert not (workplace / "logs/metrics.1.jsonl").exists()
-
-
-def test_an_interruption_says_how_to_go_on(run, capsys, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Updater, "update", interrupted)
-    assert run() == 130
-    assert "--resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_best_stays_while_last_moves_on(tmp_path):
     assert value(folder.best) == 3
     assert value(folder.last) == 7
     kept = sorted(path.name for path in folder.directory.iterdir())
-    assert kept == ["best.pt", "epoch_004.pt", "epoch_006.pt", "last.pt"]
+    assert kept == ["best.pt", "epoch_004.pt", "epoch_006.pt", "last.pt", "previous.pt"]
     assert value(folder.directory / "epoch_004.pt") == 4
 
 
@@ -99,7 +99,7 @@ class Bomb:
         ),
         (
             lambda path: torch.save({**content(1), "version": 99}, path),
-            "format version 99, this version reads 2",
+            "format version 99, this version reads 3 and 2",
         ),
         (lambda path: torch.save({"format": FORMAT, "version": VERSION}, path), "lacks config, model_config"),
         (lambda path: torch.save([1], path), "not a checkpoint of this project"),

@@ -207,7 +207,7 @@ def test_a_sink_that_fails_midway_is_named_once_and_the_others_go_on(
 def test_what_cannot_be_imported_is_named_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "mrl.training.event_file", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     config = LoggingConfig(directory=tmp_path, wandb="online")
