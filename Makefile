@@ -7,7 +7,7 @@ check:  ## format, lint, types
 	uv run mypy
 
 test:  ## the whole suite; slow tests by hand: uv run pytest -m slow
-	uv run pytest
+	OMP_NUM_THREADS=1 uv run pytest -n auto --maxprocesses 8 --dist worksteal
 
 demo:  ## the whole job in miniature, and a check that it shows what the tool is for
 	uv run python train.py --config configs/demo.yaml

@@ -10,7 +10,6 @@ from mrl.config_file import load_config, load_environment
 from mrl.errors import MRLError
 from mrl.processes import PeerError
 from mrl.stopping import Stopped, last_words, listening
-from mrl.training.resume import AUTO
 from mrl.training.run import dry_run, find_batch_size, overfit, train
 
 
@@ -51,7 +50,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse_arguments(arguments)
     try:
         load_environment()  # WANDB_API_KEY
         with listening():
@@ -63,19 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            changes = [word for change in options.set for word in ("--set", change)]
-            again = [
-                "uv",
-                "run",
-                "python",
-                "train.py",
-                "--config",
-                options.config,
-                *changes,
-                "--resume",
-                AUTO,
-            ]
-            print(last_words(stop, again), file=sys.stderr)
+            print(last_words(stop, arguments), file=sys.stderr)
         return stop.exit_code
     return 0
 

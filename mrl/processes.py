@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mrl.errors import MRLError
+from mrl.stopping import never_deaf
 
 T = TypeVar("T")
 
@@ -149,26 +150,36 @@ def joined_processes() -> Iterator[Processes]:
 
     CPU tensors and objects go through gloo, GPU tensors through NCCL.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = _from_environment("WORLD_SIZE", "1")
     if world_size == 1:
         yield Processes()
         return
-    if "LOCAL_RANK" not in os.environ:
-        raise MRLError(
-            "WORLD_SIZE says that there are several processes, but LOCAL_RANK is not set: start them with torchrun, or "
-            "unset WORLD_SIZE"
-        )
-    local_rank = int(os.environ["LOCAL_RANK"])
+    processes = Processes(_from_environment("RANK"), world_size, local_rank=_from_environment("LOCAL_RANK"))
+    local_rank = processes.local_rank
     has_gpu = torch.cuda.is_available()
     if local_rank < torch.cuda.device_count():  # otherwise the choice of the device says what is wrong
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=PATIENCE)
-    try:
-        processes = Processes(dist.get_rank(), world_size, local_rank)
-        with processes.noticing_lost_peers():
+    with never_deaf(), processes.noticing_lost_peers():
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=PATIENCE)
+        except ValueError as error:  # of a variable that torchrun sets
+            raise MRLError(
+                f"the processes cannot find each other ({error}): start them with torchrun"
+            ) from None
+        try:
             yield processes
-    finally:
-        dist.destroy_process_group()
+        finally:
+            dist.destroy_process_group()
+
+
+def _from_environment(name: str, default: str | None = None) -> int:
+    value = os.environ.get(name, default)
+    if value is None or not value.isdecimal():
+        raise MRLError(
+            f"WORLD_SIZE={os.environ.get('WORLD_SIZE')} says that there are several processes, but {name} is "
+            f"{'not set' if value is None else repr(value)}: start them with torchrun, or unset WORLD_SIZE"
+        )
+    return int(value)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Ctrl-C (SIGINT), a cluster's SIGTERM and SIGUSR1, which many ask for some minutes before the end of the time, all mean
 the same. While nothing has been trained they end the run at once. Under :func:`deferring` the first of them is
-remembered until the run looks, between two steps say, and saves; a second one ends it there and then.
+remembered until the run looks, between two steps say, and saves; another one, later, ends it there and then.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_SAME_SECONDS = 2.0
+"""One request may come twice: a launcher passes on what the whole group of processes was sent."""
+_DEAF_SECONDS = 60.0
+"""A process that has not even looked at a signal for so long waits, in C, for another one that will not answer."""
 
 
 class Stopped(BaseException):
@@ -29,6 +34,8 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
         self.saved: str | None = None
         """What the run can go on from, where something was saved."""
+        self.resume = "auto"
+        """And what to resume from."""
         super().__init__(f"by {self.name}")
 
 
@@ -37,6 +44,7 @@ class _Ears:
 
     def __init__(self) -> None:
         self.heard: int | None = None
+        self.heard_at = 0.0
         self.defers = False
 
 
@@ -68,6 +76,23 @@ def deferring() -> Iterator[None]:
         _ears.defers = False
 
 
+@contextmanager
+def never_deaf() -> Iterator[None]:
+    """Within the block a signal ends this process also where it waits in C for others, `_DEAF_SECONDS` later.
+
+    Python runs a handler between two of its own instructions; a process that waits for one that hangs comes to none.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # which ends the thread
+
+
 def is_stop_requested() -> bool:
     """Whether a signal waits."""
     return _ears.heard is not None
@@ -84,11 +109,24 @@ def stopped() -> Stopped:
     return Stopped(signal.SIGTERM if _ears.heard is None else _ears.heard)
 
 
-def last_words(stop: Stopped, command: Sequence[str]) -> str:
-    """What a run that was asked to end says: what is saved, and that ``command`` goes on from there."""
+def last_words(stop: Stopped, arguments: Sequence[str]) -> str:
+    """What train.py, called with ``arguments``, says when it was asked to end: what is saved, and how to go on."""
     if stop.saved is None:
         return f"stopped {stop}; nothing is saved yet: start again with the same command"
-    return f"stopped {stop}; saved: {stop.saved}; go on with: {shlex.join(command)}"
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = ["python"] if count == "1" else ["torchrun", f"--nproc-per-node={count}"]
+    again = ["uv", "run", *launcher, "train.py", *_without_resume(arguments), "--resume", stop.resume]
+    return f"stopped {stop}; saved: {stop.saved}; go on with: {shlex.join(again)}"
+
+
+def _without_resume(arguments: Sequence[str]) -> list[str]:
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word == "--resume":
+            next(words, None)
+        elif not word.startswith("--resume="):
+            kept.append(word)
+    return kept
 
 
 def heeding(advance: Callable[[int], None]) -> Callable[[int], None]:
@@ -102,8 +140,29 @@ def heeding(advance: Callable[[int], None]) -> Callable[[int], None]:
 
 
 def _hear(number: int, _: FrameType | None) -> None:
-    is_first, _ears.heard = _ears.heard is None, number
+    now = time.monotonic()
+    is_first = _ears.heard is None
+    if _ears.defers and not is_first and now - _ears.heard_at < _SAME_SECONDS:
+        return
+    _ears.heard, _ears.heard_at = number, now
     if not (_ears.defers and is_first):
         raise Stopped(number, is_sudden=True)
-    if sys.stderr.isatty():  # written past the console, whose lock the main thread may hold
-        os.write(2, b"\nending after this step; once more ends at once, and loses what was not saved\n")
+    with suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
+        if sys.stderr.isatty():  # written past the console, whose lock the main thread may hold
+            os.write(2, b"\nending after this step; once more ends at once, and loses what was not saved\n")
+
+
+def _watch(reading: int) -> None:
+    """End the process if a signal that the system has noted is not heard in time."""
+    while noted := os.read(reading, 1):
+        if noted[0] not in SIGNALS:
+            continue
+        began = time.monotonic()
+        while time.monotonic() - began < _DEAF_SECONDS:
+            time.sleep(0.2)
+            if _ears.heard is not None:
+                break
+        else:
+            os.write(2, b"ended: this process waited for another one, which does not answer\n")
+            os._exit(128 + noted[0])
+    os.close(reading)

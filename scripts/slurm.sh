@@ -11,14 +11,17 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
+# USR1 comes 180 s before the end of the time. Processes under torchrun have 30 s from then on to save.
 #SBATCH --signal=B:USR1@180
 set -uo pipefail
 
 read -ra launcher <<<"${LAUNCHER:-uv run python}"
 out_of_time=no
+interrupted=no
 run=
 
 pass_on() {
+    interrupted=yes
     [ -n "$run" ] && kill -TERM "$run" 2>/dev/null
 }
 # Slurm sends USR1 here 180 s before the end of the time, and TERM where it takes the job off the machine.
@@ -27,11 +30,11 @@ trap pass_on TERM
 
 "${launcher[@]}" train.py --resume auto "$@" &
 run=$!
-wait "$run"
-code=$?
-while kill -0 "$run" 2>/dev/null; do # a trap cuts a wait short
+while :; do # a trap cuts a wait short, with a code of its own
+    interrupted=no
     wait "$run"
     code=$?
+    [ "$interrupted" = yes ] || break
 done
 
 # One that was preempted is queued again by Slurm itself; one that has run to its end has nothing left to do.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,14 @@ TINY = {
     "pooling_func": "ASTP",
     "global_context_att": True,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_children() -> Iterator[None]:
+    """Once a test has iterated a DataLoader in this thread, torch raises here whenever any child dies."""
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0)] = 4
     """Processes that decode audio (0: the training process itself)."""
     worker_timeout_seconds: Positive | None = 300.0
-    """A worker that has been waited for so long is replaced, and its batch read again; when that hangs too, the run
+    """When a batch is late for so long, the workers are replaced, and it is read again; when that hangs too, the run
     stops and names the file. null: wait for ever. With 0 workers a read that hangs cannot be given up."""
     max_unreadable_share: Probability = 0.01
     """A run stops when more than this share of the training utterances could not be read."""

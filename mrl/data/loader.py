@@ -39,8 +39,6 @@ _HINTS = {
     "SIGABRT": "its decoder crashed",
     "SIGBUS": "a file was cut while it was read, or memory is short",
 }
-
-
 _PLACES = {
     NO_TASK: " between two batches",
     STARTING: " before the first file of a batch",

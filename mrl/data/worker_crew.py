@@ -128,9 +128,11 @@ class Crew:
         others = set(multiprocessing.active_children())
         try:
             results = iter(loader)
-        except OSError as error:
-            what = f"a data worker could not be started ({error}); lower data.workers, or free memory and processes"
-            self.results.put(DataError(what))
+        except Exception as error:
+            what = f"a data worker could not be started ({error})"
+            is_short = isinstance(error, OSError)
+            advice = "; lower data.workers, or free memory and processes"
+            self.results.put(DataError(what + advice) if is_short else RuntimeError(what))
             return
         finally:
             self._processes += set(multiprocessing.active_children()) - others
@@ -140,6 +142,7 @@ class Crew:
             while not self._has_ended.is_set():
                 for result in results:
                     self.results.put(result)
+                    del result  # its memory, which would wait for the next one
                 results = iter(loader)
         except Exception as error:  # as a text alone, since its traceback would hold the iterator
             self.results.put(RuntimeError(f"in a data worker: {type(error).__name__}: {error}"))

@@ -22,6 +22,16 @@ from mrl.atomic import write_atomically
 from mrl.config import CheckpointConfig
 from mrl.errors import CheckpointError
 
+_PATTERNS = (
+    "last.pt",
+    "best.pt",
+    "previous.pt",
+    "epoch_*.pt",
+    "stage_*.pt",
+    "*.decisions.json",
+    "*.cohort.npz",
+)
+
 
 class CheckpointFolder:
     """The files of one run: ``last.pt`` each epoch and within long ones, ``previous.pt``, which was last.pt before,
@@ -69,9 +79,8 @@ class CheckpointFolder:
     def _write_last(self, state: dict[str, Any]) -> None:
         def write(temporary: Path) -> None:
             torch.save(state, temporary)
-            if (
-                self.last.exists()
-            ):  # when the new one is whole: two different files, whenever this is cut short
+            # Now that the new one is whole: they are two different files, whenever this is cut short.
+            if self.last.exists():
                 link_file(self.last, self.previous)
 
         write_atomically(self.last, write)
@@ -90,18 +99,17 @@ class CheckpointFolder:
         for path in self.directory.glob(".*.pt*.tmp"):
             path.unlink(missing_ok=True)
 
-    def set_aside(self, *names: str) -> Path | None:
-        """Move those of ``names`` (default: all checkpoints) that exist to a numbered folder; returns it."""
-        patterns = names or (
-            "best.pt",
-            "last.pt",
-            "previous.pt",
-            "epoch_*.pt",
-            "stage_*.pt",
-            "*.decisions.json",
-            "*.cohort.npz",
-        )
-        present = [path for pattern in patterns for path in sorted(self.directory.glob(pattern))]
+    def present(self) -> list[Path]:
+        """All files of a run that are there, last.pt first."""
+        return [path for pattern in _PATTERNS for path in sorted(self.directory.glob(pattern))]
+
+    def set_aside(self, *names: str, leaving_last: bool = False) -> Path | None:
+        """Move those of ``names`` (default: all files of a run) that exist to a numbered folder; returns it.
+
+        With ``leaving_last`` last.pt is there too, and stays until another file takes its place.
+        """
+        chosen = [self.directory / name for name in names] or self.present()
+        present = [path for path in chosen if path.exists()]
         if not present:
             return None
         number = 1
@@ -109,12 +117,15 @@ class CheckpointFolder:
             number += 1
         folder.mkdir()
         for path in present:
-            path.replace(folder / path.name)
+            if leaving_last and path == self.last and path.is_file():
+                link_file(path, folder / path.name)
+            else:
+                path.replace(folder / path.name)
         return folder
 
-    def names_after(self, epoch: int) -> list[str]:
-        """Names of the numbered checkpoints of later epochs."""
-        return [path.name for number, path in self._numbered() if number > epoch]
+    def numbered_after(self, epoch: int) -> list[Path]:
+        """The numbered checkpoints of later epochs."""
+        return [path for number, path in self._numbered() if number > epoch]
 
     def _drop_old(self) -> None:
         for _, old in self._numbered()[: -self._keep_last]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +15,6 @@ from mrl.data.assemble import RunData, assemble
 from mrl.data.demo import prepare_demo
 from mrl.device import choose_device
 from mrl.errors import CheckpointError
-from mrl.locking import alone_in
 from mrl.models.download import resolve
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.load_encoder import encoder_from_released
@@ -31,10 +28,11 @@ from mrl.training.out_of_memory import naming_memory
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
 from mrl.training.preflight import require_equal_parts, require_one_process, require_paths
-from mrl.training.resume import Resumed, checkpoint_to_resume, require_same_data, resume_from
+from mrl.training.resume import AUTO, Resumed, checkpoint_to_resume, require_same_data, resume_from
 from mrl.training.run_checkpoints import progress_words
-from mrl.training.run_folder import make_folder
+from mrl.training.run_guards import alone_with_checkpoints, naming_saved
 from mrl.training.summary import write_summary
+from mrl.training.taking_up import set_earlier_run_aside
 from mrl.training.tracking import Tracker
 from mrl.training.trainer import Trainer
 from mrl.training.warm_start import num_embedded, warm_start
@@ -55,23 +53,44 @@ def _train(
     require_equal_parts(config, source, processes.world_size)
     device = choose_device(config.runtime.device, config.runtime.precision, processes.local_rank)
     console = _RememberingConsole(silent=not processes.is_first)
-    resumed = None
-    if resume is not None:
-        source_file = processes.from_first(lambda: checkpoint_to_resume(resume, config, console.say))
-        if source_file is not None:
-            resumed = resume_from(source_file, config, allow_config_change)
-    # Everything that can be wrong with the input is found before a file of an earlier run is touched.
-    data = processes.first_then_rest(
-        lambda: _require_inputs(
-            config, source, console, needs_weights=resumed is None, write_lists=processes.is_first
-        )
-    )
+    with alone_with_checkpoints(config, processes):
+        resumed = _read_checkpoint(config, resume, allow_config_change, console, processes)
+        with naming_saved(lambda: _saved_before(resumed), resume):
+            # Everything that can be wrong with the input is found before a file of an earlier run is touched.
+            data = processes.first_then_rest(
+                lambda: _require_inputs(
+                    config, source, console, needs_weights=resumed is None, write_lists=processes.is_first
+                )
+            )
+            if resumed is not None:
+                require_same_data(resumed, data, config)
+            _run(config, data, device, console, resumed, processes)
+
+
+def _saved_before(resumed: Resumed | None) -> str | None:
+    return None if resumed is None else f"{progress_words(resumed.state)}, in {resumed.source}"
+
+
+def _read_checkpoint(
+    config: Config, resume: str | None, allow_config_change: bool, console: Console, processes: Processes
+) -> Resumed | None:
+    """What the run goes on from; None where it begins."""
+    if resume is None:
+        return None
+    path = processes.from_first(lambda: checkpoint_to_resume(resume, config, console.say))
+    return None if path is None else resume_from(path, config, allow_config_change)
+
+
+def _run(
+    config: Config,
+    data: RunData,
+    device: torch.device,
+    console: _RememberingConsole,
+    resumed: Resumed | None,
+    processes: Processes,
+) -> None:
     released = processes.first_then_rest(lambda: _load_models(config, console)) if resumed is None else None
-    if resumed is not None:
-        require_same_data(resumed, data, config)
-    directory = config.logging.directory
     with (
-        _alone(config, processes),
         Tracker(
             config.logging,
             run_config=config_to_dict(config),
@@ -91,12 +110,14 @@ def _train(
             trainer = _resumed_trainer(config, data, device, tracker, resumed, processes)
         else:
             assert released is not None
+            processes.from_first(lambda: set_earlier_run_aside(config.checkpoints, tracker.say))
             trainer = _fresh_trainer(config, released, data, device, tracker, processes)
-        trainer.run()
-        if processes.is_first:
-            write_summary(trainer, directory, tracker)
-            if config.logging.plots:
-                tracker.draw_plots()
+        with naming_saved(trainer.checkpoints.saved_words, AUTO):
+            trainer.run()
+            if processes.is_first:
+                write_summary(trainer, config.logging.directory, tracker)
+                if config.logging.plots:
+                    tracker.draw_plots()
 
 
 def dry_run(config: Config, source: str) -> None:
@@ -133,18 +154,6 @@ def find_batch_size(config: Config, source: str) -> None:
         released = _load_models(config, console)
         encoder, criterion = _warm_started(config, released, data, device, tracker, Processes())
         find_batch_sizes(config, encoder, criterion, data, tracker)
-
-
-@contextmanager
-def _alone(config: Config, processes: Processes) -> Iterator[None]:
-    """The run has its checkpoint folder for itself: a job that was queued again may meet the one before."""
-    if not processes.is_first:
-        yield
-        return
-    folder = make_folder(config.checkpoints.directory)
-    busy = f"{folder}: another run is writing its checkpoints here; wait for it, or name another checkpoints.directory"
-    with alone_in(folder, CheckpointError(busy)):
-        yield
 
 
 class _Released(NamedTuple):

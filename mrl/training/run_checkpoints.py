@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -16,13 +16,14 @@ from mrl.config import Config
 from mrl.config_file import config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
-from mrl.models.checkpoint_format import FORMAT, VERSION, read_checkpoint, stage_file
+from mrl.models.checkpoint_format import FORMAT, VERSION, stage_file
 from mrl.models.encoder import SpeakerEncoder
-from mrl.training.checkpoint import CheckpointFolder, link_file
+from mrl.training.checkpoint import CheckpointFolder
 from mrl.training.epoch_report import count
 from mrl.training.finite_weights import require_finite
 from mrl.training.live_weights import copied
 from mrl.training.run_state import Best, RunState, Weights
+from mrl.training.taking_up import Standing, take_up
 from mrl.training.tracking import Tracker
 
 
@@ -62,8 +63,7 @@ class RunCheckpoints:
         }
         self._best_is_written = True
         self._folder = CheckpointFolder(config.checkpoints)
-        self.saved: str | None = None
-        """How far the run is in last.pt, in words; None where it is not, and in processes that do not write."""
+        self._saved: str | None = None  # how far the run is in last.pt
         self._minutes = config.checkpoints.every_minutes
         self._tried = time.monotonic()
 
@@ -110,7 +110,7 @@ class RunCheckpoints:
         self._tried = time.monotonic()  # even if it fails: a full disk is not asked again at each step
         try:
             yield
-            self.saved = progress_words(state)
+            self._saved = progress_words(state)
         except (CheckpointError, OSError, RuntimeError) as error:
             self._tracker.say(str(error))
 
@@ -164,59 +164,16 @@ class RunCheckpoints:
         content = {**self._content(weights, state, best, stage_state), **extra}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
 
-    def set_earlier_run_aside(self) -> None:
-        """A fresh run overwrites no checkpoint: those that are there move to a folder of their own."""
-        if not self._is_writer:
-            return
-        self._folder.sweep()
-        if (earlier := self._folder.set_aside()) is not None:
-            self._tracker.say(f"checkpoints of an earlier run are kept in {earlier}")
-
     def go_on_from(self, best: Best, state: RunState, source: Path) -> None:
-        """On resuming from ``source``: make the folder that of a run which stands there, with that as last.pt.
+        """On resuming from ``source``: make the folder that of the run as it stands there; see `take_up`."""
+        if self._is_writer:
+            run = Standing(self._run_id, best, state)
+            take_up(self._folder, run, source, lambda: self._write_best_weights(best), self._tracker.say)
+            self._saved = progress_words(state)
 
-        best.pt becomes the best epoch that the resumed run knows of. If neither the run's folder nor that of
-        ``source`` has it, it is written from the weights that every checkpoint carries along, without what is
-        needed to resume from it. What another run, or another course of this one, has left is set aside.
-        """
-        if not self._is_writer:
-            return
-        self._folder.sweep()
-        is_last = source.resolve() == self._folder.last.resolve()
-        if is_last and state.epoch_step == 0:  # the run may have been killed before it had all its names
-            self._folder.give_names(state.epoch, is_best=best.epoch == state.epoch)
-        self.saved = progress_words(state)
-        staged = self._folder.directory / ".resumed.pt.tmp"
-        if not is_last:
-            link_file(source, staged)
-        self._find_best(best, source)
-        later = self._folder.names_after(state.epoch)
-        if not is_last:
-            later += [name for name in ("last.pt", "previous.pt") if name != source.name]
-        self._set_aside(*later)
-        if not is_last:
-            staged.replace(self._folder.last)
-
-    def _find_best(self, best: Best, source: Path) -> None:
-        """best.pt becomes that of ``best``: the file itself, ``source``, its neighbour, or one made of the weights."""
-        wanted = _Place(self._run_id, best.epoch, 0)
-        if (found := _place_of(self._folder.best)) == wanted:
-            return
-        staged = self._folder.directory / ".resumed_best.pt.tmp"
-        for candidate in (source, source.parent / "best.pt"):
-            if _place_of(candidate) == wanted:
-                link_file(candidate, staged)
-                break
-        if found is None or found.run_id != self._run_id or found.epoch > best.epoch:
-            self._set_aside("best.pt")
-        if staged.exists():
-            staged.replace(self._folder.best)
-        else:
-            self._write_best_weights(best)
-
-    def _set_aside(self, *names: str) -> None:
-        if names and (earlier := self._folder.set_aside(*names)) is not None:
-            self._tracker.say(f"checkpoints of another course of the run are kept in {earlier}")
+    def saved_words(self) -> str | None:
+        """How far the run is in last.pt; None where it is not there, and in processes that do not write."""
+        return self._saved and f"{self._saved}, in {self._folder.last}"
 
     def _content(
         self, weights: Weights, state: RunState, best: Best, stage_state: dict[str, Any] | None
@@ -250,21 +207,3 @@ def progress_words(state: RunState) -> str:
     """How far a run is: ``2 epochs and 1 step``."""
     within = f" and {count(state.epoch_step, 'step')}" if state.epoch_step else ""
     return f"{count(state.epoch, 'epoch')}{within}"
-
-
-class _Place(NamedTuple):
-    """Where a checkpoint stands."""
-
-    run_id: str
-    epoch: int
-    epoch_step: int
-
-
-def _place_of(path: Path) -> _Place | None:
-    """That of a checkpoint that a run can go on from; none for anything else."""
-    try:
-        content = read_checkpoint(path)
-        state = content["state"]
-        return _Place(content["run_id"], state["epoch"], state.get("epoch_step", 0))
-    except (CheckpointError, KeyError):
-        return None

@@ -13,6 +13,7 @@ import yaml
 from mrl.atomic import write_atomically
 
 METRICS, LOG, CONFIG, NON_FINITE = "metrics.jsonl", "training.log", "config.yaml", "non_finite.txt"
+REACHED = "reached.json"
 
 
 def make_folder(directory: Path) -> Path:
@@ -69,6 +70,26 @@ def last_recorded(metrics: Path) -> Reached:
         else:
             step = max(step, record["step"])
     return Reached(step, epoch)
+
+
+def reached_by(directory: Path) -> Reached:
+    """How far the run in ``directory`` was ever recorded, also what was dropped since; it is remembered there.
+
+    Raises OSError where that cannot be written.
+    """
+    known = last_recorded(directory / METRICS)
+    try:
+        step, epoch = json.loads((directory / REACHED).read_text(encoding="utf-8"))
+        known = Reached(max(known.step, int(step)), max(known.epoch, int(epoch)))
+    except (OSError, ValueError, TypeError):
+        pass  # of a run that was not cut off before
+    text = json.dumps(known)
+    write_atomically(directory / REACHED, lambda path: _write_text(path, text))
+    return known
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def records_at(metrics: Path, step: int) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,20 @@ from mrl.errors import MRLError, TrainingError
 from mrl.models.encoder import SpeakerEncoder
 from mrl.processes import Processes
 from mrl.progress import ProgressReport
-from mrl.stopping import heeding, is_stop_requested, stopped
+from mrl.stopping import Stopped, heeding, is_stop_requested, stopped
 from mrl.training.criterion import Criterion
 from mrl.training.evidence import Evidence
 from mrl.training.finite_weights import WeightsError, require_finite
 from mrl.training.live_weights import LiveWeights, weights_of
 from mrl.training.moving_average import recalibrate_batch_norm
 from mrl.training.out_of_memory import naming_memory, training_advice
+from mrl.training.pace import Pace
 from mrl.training.run_checkpoints import RunCheckpoints
 from mrl.training.run_state import Best, RunState, Weights
 from mrl.training.schedules import StagePlan, plateau_reductions
 from mrl.training.stage_batches import make_batches
-from mrl.training.step_report import Speed, StepReport, is_due
+from mrl.training.step_module import StepBatch
+from mrl.training.step_report import StepReport, is_due
 from mrl.training.step_values import NonFiniteError, Requests, StepValues
 from mrl.training.tracking import Tracker
 from mrl.training.updater import Updater
@@ -134,39 +135,49 @@ class StageRunner:
             ) from None
 
     def _steps(self, state: RunState, best: Best, reductions: int, bar: ProgressReport) -> None:
-        plan = self._plan
-        waited, started = 0.0, time.perf_counter()
-        asked = started
-        for number, batch in enumerate(self._batches, start=1):
-            waited += time.perf_counter() - asked
-            self._evidence.remember(state.step, batch)
-            known = self._updater.update(
-                batch,
-                stage_step=state.stage_epoch * plan.steps_per_epoch + state.epoch_step,
-                run_step=state.step,
-                plateau_reductions=reductions,
-                measure_flow=is_due(state.step, self._config.logging.gradient_flow_every_steps),
-                requests=self._wishes(),
-            )
-            self.weights.updated(self._updater.applied)
-            state.step += 1
-            state.epoch_step += 1
-            ended = state.epoch_step == plan.steps_per_epoch
-            agreed = self._agreed(known)
-            if ended or any(agreed):  # nothing may be pending then
-                known += self._updater.finish()
-                agreed = self._agreed(known)
-            elapsed = time.perf_counter() - started
-            size = self._processes.world_size * len(batch.inputs)
-            speed = Speed(number * size / elapsed, waited / elapsed)
+        pace = Pace(self._processes.world_size)
+
+        def report(known: Sequence[StepValues]) -> None:
             for values in known:
-                is_last = ended and values.run_step + 1 == state.step
-                self._report.update(values, state, speed, bar, is_last=is_last)
-            if agreed.stop:
-                raise stopped()
-            if agreed.save:
-                self.save(state, best)
-            asked = time.perf_counter()
+                is_last = values.run_step + 1 == state.step and state.epoch_step == self._plan.steps_per_epoch
+                self._report.update(values, state, pace.speed(), bar, is_last=is_last)
+
+        try:
+            for batch in pace.timed(self._batches):
+                known = self._update(batch, state, reductions)
+                report(known)
+                agreed = self._agreed(known)
+                if (
+                    any(agreed) or state.epoch_step == self._plan.steps_per_epoch
+                ):  # nothing may be pending then
+                    rest = self._updater.finish()
+                    report(rest)
+                    agreed = self._agreed([*known, *rest])
+                if agreed.stop:
+                    raise stopped()
+                if agreed.save:
+                    self.save(state, best)
+        except Stopped as stop:
+            if not stop.is_sudden:  # for want of a batch: what a GPU was given before it is whole
+                report(self._updater.finish())
+            raise
+
+    def _update(self, batch: StepBatch, state: RunState, reductions: int) -> list[StepValues]:
+        """An update from ``batch``, and its count; returns what is known of it and of the one before."""
+        plan = self._plan
+        self._evidence.remember(state.step, batch)
+        known = self._updater.update(
+            batch,
+            stage_step=state.stage_epoch * plan.steps_per_epoch + state.epoch_step,
+            run_step=state.step,
+            plateau_reductions=reductions,
+            measure_flow=is_due(state.step, self._config.logging.gradient_flow_every_steps),
+            requests=self._wishes(),
+        )
+        self.weights.updated(self._updater.applied)
+        state.step += 1
+        state.epoch_step += 1
+        return known
 
     def _wishes(self) -> Requests:
         """Of this process, now."""

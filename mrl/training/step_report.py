@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mrl.config import Config
 from mrl.data.unreadable import path_of
@@ -12,17 +11,11 @@ from mrl.processes import PeerError, Processes
 from mrl.progress import ProgressReport
 from mrl.training.evidence import Evidence
 from mrl.training.gradient_flow import Flow
+from mrl.training.pace import Speed
 from mrl.training.run_state import RunState
 from mrl.training.schedules import StagePlan
 from mrl.training.step_values import StepValues
 from mrl.training.tracking import Tracker
-
-
-class Speed(NamedTuple):
-    """Of the epoch so far, over all processes."""
-
-    utterances_per_second: float
-    wait_share: float  # of the time, spent waiting for data
 
 
 def is_due(step: int, every: int | None) -> bool:

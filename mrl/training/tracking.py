@@ -27,9 +27,10 @@ from mrl.training.run_folder import (
     METRICS,
     NON_FINITE,
     NOTHING_YET,
+    REACHED,
     drop_records_after,
-    last_recorded,
     make_folder,
+    reached_by,
     records_at,
     set_aside,
     tensorboard_folder,
@@ -79,6 +80,9 @@ class Tracker:
             return
         folder = self._attempt(str(config.directory), lambda: make_folder(config.directory))
         if folder is not None:
+            if resume_step is not None and config.wandb != "off":  # before records are dropped
+                known = self._attempt("Weights & Biases", lambda: reached_by(config.directory))
+                self._reached = known or NOTHING_YET
             self._open_files(config.directory, run_config, resume_step, resume_epoch)
             self._open_services(config, run_config, resume_step)
 
@@ -175,7 +179,7 @@ class Tracker:
         kept: list[str] | None = None
         if resume_step is None:
             kept = self._attempt(
-                "earlier run's files", lambda: set_aside(directory, METRICS, LOG, CONFIG, NON_FINITE)
+                "earlier run's files", lambda: set_aside(directory, METRICS, LOG, CONFIG, NON_FINITE, REACHED)
             )
         self._console = Console(self._attempt(LOG, lambda: LineFile(directory / LOG)))
         if kept:
@@ -184,7 +188,6 @@ class Tracker:
 
         def open_metrics() -> MetricsFile:
             if resume_step is not None:
-                self._reached = last_recorded(directory / METRICS)
                 drop_records_after(directory / METRICS, resume_step, resume_epoch)
             return MetricsFile(directory / METRICS)
 

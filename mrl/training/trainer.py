@@ -11,8 +11,8 @@ from mrl.errors import CheckpointError
 from mrl.evaluation.finite import EmbeddingError
 from mrl.evaluation.verification import VerificationResult
 from mrl.models.encoder import SpeakerEncoder
-from mrl.processes import Processes
-from mrl.stopping import Stopped, deferring
+from mrl.processes import LostPeerError, Processes
+from mrl.stopping import Stopped, deferring, is_stop_requested, stopped
 from mrl.training.averaging import average_epochs, keep_recent
 from mrl.training.criterion import Criterion
 from mrl.training.epoch_report import early_end_line, stage_line
@@ -74,22 +74,36 @@ class Trainer:
     def run(self) -> RunState:
         """Train to the end; returns the final state. ``best`` then holds the weights of best.pt.
 
-        Asked to stop, it saves and raises Stopped, which says what is saved.
+        Asked to stop, it saves what was done and raises Stopped.
         """
         with deferring():
             try:
-                return self._run()
+                with self.processes.noticing_lost_peers():
+                    return self._run()
             except Stopped as stop:
-                stop.saved = self._saved_of(stop)
+                if not stop.is_sudden:
+                    self._save_within()
+                raise
+            except LostPeerError:
+                if (
+                    self.encoder.head.linear.weight.device.type == "cpu"
+                ):  # a GPU may be in the middle of an update
+                    self._save_within()
+                if is_stop_requested():  # the other one had heard of it before
+                    raise stopped() from None
                 raise
             except EmbeddingError as error:
                 if self._runner is None or self.best is None:
                     raise
                 raise self._runner.with_evidence(error, self.state, self.best) from None
 
+    def _save_within(self) -> None:
+        """Save where the run stands, if that is within an epoch."""
+        if self._runner is not None and self.best is not None and self.state.epoch_step:
+            self._runner.save(self.state, self.best)
+
     def _run(self) -> RunState:
         if self.best is None:
-            self.processes.from_first(self.checkpoints.set_earlier_run_aside)
             self._score_pretrained()
         if self.state.stage_epoch == 0:
             self._keep_stage(self.state.stage)  # again on resuming: the run may have been cut off before
@@ -153,19 +167,6 @@ class Trainer:
         runner.weights.leave()
         self._runner = None
         self._keep_stage(plan.index + 1)
-
-    def _saved_of(self, stop: Stopped) -> str | None:
-        """Save where the run stands, if that is within an epoch and a whole update; says what is saved, if anything."""
-        if (
-            self._runner is not None
-            and self.best is not None
-            and self.state.epoch_step
-            and not stop.is_sudden
-        ):
-            self._runner.save(self.state, self.best)
-        if (saved := self.checkpoints.saved) is None:
-            return None
-        return f"{saved}, in {self.config.checkpoints.directory / 'last.pt'}"
 
     def _restore(self, runner: StageRunner, stage: str) -> None:
         """Put what a checkpoint holds of a stage that is under way into ``runner``."""

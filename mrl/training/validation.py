@@ -22,7 +22,7 @@ from mrl.models.encoder import SpeakerEncoder
 from mrl.models.fingerprint import fingerprint_of
 from mrl.models.released import Trunk
 from mrl.processes import PeerError, Processes
-from mrl.stopping import heed
+from mrl.stopping import Stopped, heed, stopped
 from mrl.training.criterion import Criterion
 from mrl.training.held_out import HeldOut
 from mrl.training.out_of_memory import naming_memory
@@ -95,7 +95,7 @@ class Validator:
                 bar.advance(shown)
                 heed()
 
-            own: Pooled | EmbeddingError
+            own: Pooled | EmbeddingError | None
             try:
                 own = pool_utterances(
                     trunk,
@@ -108,8 +108,15 @@ class Validator:
                 )
             except EmbeddingError as error:  # of which all processes learn
                 own = error
+            except Stopped as stop:
+                if stop.is_sudden:
+                    raise
+                own = None
         pooled = torch.empty(len(paths), trunk.pooled_dim)
-        for part in self._processes.gather(own):
+        parts = self._processes.gather(own)
+        for part in parts:
+            if part is None:
+                raise stopped()
             if isinstance(part, EmbeddingError):
                 raise part if self._processes.is_first else PeerError("the first process has stopped")
             pooled[torch.from_numpy(part.places)] = part.pooled

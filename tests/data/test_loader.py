@@ -425,12 +425,22 @@ def test_a_fork_of_the_main_process_leaves_the_workers_alone(corpus: Corpus, sai
     assert said == []
 
 
-def test_that_no_process_can_be_started_is_said(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("problem", "kind", "words"),
+    [
+        (BlockingIOError(11, "unavailable"), DataError, r"started \(.*unavailable\); lower data.workers"),
+        (TypeError("cannot pickle it"), RuntimeError, r"started \(cannot pickle it\)$"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Got pickle error")
+def test_that_no_process_can_be_started_is_said(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, problem: Exception, kind: type[Exception], words: str
+) -> None:
     def refuse(_: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise problem
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
-    with pytest.raises(DataError, match=r"could not be started \(.*unavailable\); lower data.workers"):
+    with pytest.raises(kind, match=words):
         list(make_loader(CropDataset(corpus, SAMPLES, 7), PAIRS, 1, pin_memory=False))
 
 
@@ -484,6 +494,7 @@ def _gone(pid: str) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_main_process_however_that_ends(corpus: Corpus) -> None:
     """One of them hangs; the others are idle."""
     exited, killed = (

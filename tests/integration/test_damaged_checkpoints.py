@@ -222,3 +222,49 @@ def test_two_runs_do_not_share_a_folder(run, workplace, capsys):
     assert "another run is writing its checkpoints here" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (workplace / "checkpoints").iterdir()} == before
     assert run("--resume", "auto", stages=[]) == 0
+
+
+def test_a_run_that_goes_on_from_another_folder_leaves_the_run_that_was_here(run, workplace, capsys):
+    """All of it, under another name, and none of it among the files of the run that goes on."""
+    assert run() == 0
+    elsewhere = workplace / "elsewhere"
+    shutil.move(workplace / "checkpoints", elsewhere)
+    assert run(stages=[{**CONFIG["stages"][0], "epochs": 3}]) == 0
+    here = {path.name: path.read_bytes() for path in (workplace / "checkpoints").glob("*.pt")}
+    capsys.readouterr()
+    assert run("--resume", str(elsewhere / "epoch_001.pt")) == 0
+    assert "are kept in checkpoints/earlier_1" in capsys.readouterr().out
+    kept = {path.name: path.read_bytes() for path in (workplace / "checkpoints/earlier_1").iterdir()}
+    assert kept == here
+    for path in elsewhere.glob("*.pt"):
+        if path.name in ("epoch_001.pt", "previous.pt", "stage_warm_start.pt"):
+            path.unlink()
+    for name in ("previous.pt",):
+        (workplace / "checkpoints" / name).unlink()
+    same_checkpoints(elsewhere, workplace / "checkpoints")
+
+
+def test_a_fresh_run_that_is_cut_off_early_is_not_the_one_before_it(run, workplace, monkeypatch, capsys):
+    assert run(stages=[]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("mrl.training.run.warm_start", _die)
+        with pytest.raises(ZeroDivisionError):
+            run()
+    capsys.readouterr()
+    assert run("--resume", "auto") == 0
+    assert "no checkpoint to go on from yet, the run begins" in capsys.readouterr().out
+    assert (workplace / "checkpoints/earlier_1/best.pt").is_file()
+
+
+def _die(*_, **__):
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("broken", [[], "text", None, 5])
+def test_a_best_file_of_another_kind_is_set_aside(run, workplace, broken):
+    assert run() == 0
+    content = read_checkpoint("checkpoints/best.pt")
+    torch.save({**content, "state": broken}, workplace / "checkpoints/best.pt")
+    assert run("--resume", "auto") == 0
+    assert read_checkpoint("checkpoints/best.pt")["encoder"]
+    assert (workplace / "checkpoints/earlier_1/best.pt").is_file()

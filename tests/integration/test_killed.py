@@ -39,7 +39,7 @@ DEATHS = {
     "after validation, before it is saved": Death(SCORED, 1, after=True),
     "between two stages": Death("mrl.training.trainer:Trainer._keep_stage", 1),
     "in a step of the second stage": Death(STEP, 1),
-    "when the run is taken up again": Death("mrl.training.run_checkpoints:RunCheckpoints._find_best", 1),
+    "when the run is taken up again": Death("mrl.training.taking_up:_file_of_best", 1),
     "at the last checkpoint": Death("mrl.training.run_checkpoints:RunCheckpoints.require_best_file", 1),
 }
 
@@ -112,6 +112,7 @@ def test_a_run_survives_a_death_at_each_place(workplace, config, untouched):
     assert not list((workplace / "checkpoints").glob(".*.tmp*"))
 
 
+@pytest.mark.slow
 def test_a_stage_that_ended_early_is_not_begun_again(workplace, config, tmp_path_factory):
     """Killed when it is over, and in the stage after it, which begins from the best all the same."""
     config = copy.deepcopy(config)

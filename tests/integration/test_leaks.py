@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ def test_no_secret_is_written_anywhere(run, workplace, monkeypatch, capfd):
     )  # an error may not tell either
     for name in ("best.pt", "last.pt"):
         assert evaluate.main(["--checkpoint", f"checkpoints/{name}", "--with", "baselines", "--scores"]) == 0
+    deadline = time.monotonic() + 30  # its service writes in its own time
+    while not list((workplace / "logs/wandb").rglob("*.wandb")) and time.monotonic() < deadline:
+        time.sleep(0.2)
     written = files(workplace) - {workplace / ".env"}
     assert {path.suffix for path in written} >= {".pt", ".jsonl", ".log", ".yaml", ".html", ".wandb", ".png"}
     said = "".join(capfd.readouterr())

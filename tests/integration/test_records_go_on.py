@@ -59,10 +59,10 @@ LOGGING = {"wandb": "offline", "tensorboard": True}
 
 
 def test_steps_that_are_done_again_are_recorded_once(run, workplace, monkeypatch):
-    """Cut off after steps 7 and 11, the run goes on from the ends of epochs, after steps 4 and 8."""
+    """Cut off after steps 7, 5 and 9, the run goes on from the ends of epochs, after steps 4, 4 and 8."""
     service = Service()
     monkeypatch.setitem(sys.modules, "wandb", service)
-    for call in (8, 8):
+    for call in (8, 2, 6):
         with monkeypatch.context() as patch:
             crash_at(call, patch)
             with pytest.raises(Crash):

@@ -74,7 +74,11 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RUNS)
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["two stages", "cache", slow("pairs"), slow("progressive")])
 def test_two_processes_equal_one(workplace, name):
     config = RUNS[name]
     alone = launch(config, workplace, 1)
@@ -107,8 +111,10 @@ def test_two_processes_go_on_from_what_one_began(workplace):
     ("config", "message"),
     [
         (configuration(stage(0, batch_size=9)), "batch_size 9 is not a multiple of 2 processes"),
-        (configuration(stage(1, batch_size=6)), "not a multiple of 2 processes times accumulate_steps 2"),
-        (configuration(stage(0, norm_statistics="batch")), "norm_statistics: batch would be those of each"),
+        slow(configuration(stage(1, batch_size=6)), "not a multiple of 2 processes times accumulate_steps 2"),
+        slow(
+            configuration(stage(0, norm_statistics="batch")), "norm_statistics: batch would be those of each"
+        ),
         (configuration(data={"train": "nowhere"}), "data.train: nowhere does not exist"),
     ],
 )

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mrl import stopping
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.training import feature_extraction, feature_store
 from mrl.training.checkpoint import CheckpointFolder
@@ -71,6 +72,7 @@ def test_a_signal_in_a_step_saves_it_and_ends(run, workplace, monkeypatch, capsy
         "train.py --config run.yaml --set seed=6 --resume auto"
     )
     words = shlex.split(said.partition("go on with: ")[2])
+    assert words[-2:] == ["--resume", "auto"]
     assert run(*words[words.index("--set") :]) == 0
     assert "resumed from checkpoints/last.pt: 1 epoch and 2 steps done" in capsys.readouterr().out
     resumed, interrupted = workplace / "resumed", numbers(workplace / "logs")
@@ -127,6 +129,7 @@ def test_a_cache_goes_on_after_the_block_where_it_was_stopped(run, monkeypatch, 
 
 
 def test_a_second_signal_ends_at_once_and_saves_no_half_step(run, workplace, monkeypatch, capsys):
+    monkeypatch.setattr(stopping, "_SAME_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         send(patch, "torch.optim:AdamW.step", 6, signal.SIGINT, signal.SIGINT)
         assert run() == 128 + signal.SIGINT
@@ -138,6 +141,44 @@ def test_a_second_signal_ends_at_once_and_saves_no_half_step(run, workplace, mon
     shutil.move(workplace / "checkpoints", resumed)
     assert run() == 0
     same_checkpoints(workplace / "checkpoints", resumed)
+
+
+def test_a_request_that_comes_twice_is_one_request(run, monkeypatch):
+    """A launcher passes on to the program what the whole group was sent."""
+    with monkeypatch.context() as patch:
+        send(patch, STEP, 6, signal.SIGTERM, signal.SIGTERM)
+        assert run() == 128 + signal.SIGTERM
+    state = read_checkpoint("checkpoints/last.pt")["state"]
+    assert (state["epoch"], state["epoch_step"]) == (1, 2)
+
+
+def test_a_second_signal_while_the_first_is_answered_says_what_was_saved_before(run, monkeypatch, capsys):
+    monkeypatch.setattr(stopping, "_SAME_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        send(patch, STEP, 6, signal.SIGTERM)
+        send(patch, "mrl.training.checkpoint:CheckpointFolder.save_within", 1, signal.SIGTERM)
+        assert run() == 128 + signal.SIGTERM
+    assert "saved: 1 epoch, in checkpoints/last.pt; go on with" in capsys.readouterr().err
+
+
+def test_a_signal_after_the_last_epoch_says_that_it_is_saved(run, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        send(patch, "mrl.training.run:write_summary", 1, signal.SIGTERM)
+        assert run() == 128 + signal.SIGTERM
+    assert "saved: 4 epochs, in checkpoints/last.pt; go on with" in capsys.readouterr().err
+    assert run("--resume", "auto") == 0
+
+
+def test_a_signal_before_a_resumed_run_trains_says_from_where_it_goes_on(run, monkeypatch, capsys):
+    """With the words of its own command: what was allowed is allowed again."""
+    assert run() == 0
+    again = ["--resume", "checkpoints/epoch_001.pt", "--allow-config-change", "--set", "seed=6"]
+    with monkeypatch.context() as patch:
+        send(patch, "mrl.training.run:assemble", 1, signal.SIGTERM)
+        assert run(*again) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.strip()
+    assert "saved: 1 epoch, in checkpoints/epoch_001.pt; go on with" in said
+    assert said.endswith("--allow-config-change --set seed=6 --resume checkpoints/epoch_001.pt")
 
 
 def test_a_full_disk_while_it_ends_is_said(run, monkeypatch, capsys):
