@@ -19,16 +19,9 @@ from mrl.training.trainer import Trainer
 
 def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
     """Print the summary of a finished run and write it as ``summary.json`` into ``directory``."""
-    history, dims = trainer.state.history, trainer.encoder.dims
-    lists = [entry.name for entry in trainer.config.validation.lists if not entry.guard]
-    assert trainer.best is not None
-    best = next(record for record in history if record["epoch"] == trainer.best.epoch)
-    stages = [stage.name for stage in trainer.config.stages]
-    picked: list[tuple[str, Mapping[str, Any]]] = [("pretrained", history[0])]
-    for name in stages:
-        if (of_stage := best_of_stage(history, name)) is not None:
-            picked.append((f"stage {name}", of_stage))
-    picked.append(("best.pt", best))
+    history, dims, entries = trainer.state.history, trainer.encoder.dims, trainer.config.validation.lists
+    lists = [entry.name for entry in entries if not entry.guard]
+    picked = _picked(trainer)
     rows = [
         [
             label,
@@ -38,27 +31,53 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
         ]
         for label, record in picked
     ]
+    which = " that choose" if len(lists) < len(entries) else ""
     columns = ["weights", "epoch", "mean EER %", *(f"EER % at {dim}" for dim in dims)]
-    tracker.table(
-        "summary (mean over the trial lists that choose)"
-        if len(lists) < len(trainer.config.validation.lists)
-        else "summary (mean over the trial lists)",
-        columns,
-        rows,
-    )
-    sentences = [stage_verdict(history, name) for name in stages]
-    sentences.append(_closing(trainer, history[0], best))
-    sentences += _guards(trainer, history[0], best)
+    tracker.table(f"summary (mean over the trial lists{which})", columns, rows)
+    sentences = _sentences(trainer, history[0], picked[-1][1])
+    for sentence in sentences:
+        tracker.say(sentence)
+    text = json.dumps(_content(trainer, picked, lists, sentences), indent=2) + "\n"
+    try:
+        write_atomically(directory / "summary.json", lambda path: _write_text(path, text))
+    except OSError as error:
+        tracker.say(f"summary.json could not be written: {error}")
+
+
+def _picked(trainer: Trainer) -> list[tuple[str, Mapping[str, Any]]]:
+    """The records that the summary shows: the pretrained model, each stage that was scored, best.pt."""
+    history = trainer.state.history
+    assert trainer.best is not None
+    picked: list[tuple[str, Mapping[str, Any]]] = [("pretrained", history[0])]
+    for stage in trainer.config.stages:
+        if (of_stage := best_of_stage(history, stage.name)) is not None:
+            picked.append((f"stage {stage.name}", of_stage))
+    best = next(record for record in history if record["epoch"] == trainer.best.epoch)
+    return [*picked, ("best.pt", best)]
+
+
+def _sentences(trainer: Trainer, start: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:
+    sentences = [stage_verdict(trainer.state.history, stage.name) for stage in trainer.config.stages]
+    sentences.append(_closing(trainer, start, best))
+    sentences += _guards(trainer, start, best)
     if trainer.data.diagnostic:
         sentences.append(
             "DIAGNOSTIC RUN: the validation speakers were trained on; these scores say nothing of new speakers"
         )
     if unreadable := trainer.state.unreadable:
         sentences.append(describe_unreadable(unreadable.values(), len(trainer.data.train)))
-    sentences += _left_out(trainer.state)
-    for sentence in sentences:
-        tracker.say(sentence)
-    content = {
+    return sentences + _left_out(trainer.state)
+
+
+def _content(
+    trainer: Trainer,
+    picked: Sequence[tuple[str, Mapping[str, Any]]],
+    lists: Sequence[str],
+    sentences: Sequence[str],
+) -> dict[str, Any]:
+    """What summary.json holds."""
+    dims, unreadable = trainer.encoder.dims, trainer.state.unreadable.values()
+    return {
         "dims": list(dims),
         "rows": [
             {
@@ -70,18 +89,13 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
             for label, record in picked
         ],
         "reference_full_size_eer": trainer.state.reference,
-        "sentences": sentences,
+        "sentences": list(sentences),
         "diagnostic": trainer.data.diagnostic,
-        "unreadable": sorted(unreadable.values()),
-        "unreadable_by_kind": count_kinds(unreadable.values()),
+        "unreadable": sorted(unreadable),
+        "unreadable_by_kind": count_kinds(unreadable),
         "skipped_updates": trainer.state.skipped,
         "overflowed_updates": trainer.state.overflowed,
     }
-    try:
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(directory / "summary.json", lambda path: _write_text(path, text))
-    except OSError as error:
-        tracker.say(f"summary.json could not be written: {error}")
 
 
 def _write_text(path: Path, text: str) -> None:

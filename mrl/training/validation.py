@@ -82,10 +82,22 @@ class Validator:
         if self._pooled is not None and self._pooled[0] == fingerprint:
             return self._pooled[1]
         self._pooled = None  # not two of them at a time
-        paths = self._utterances.paths
+        pooled = torch.empty(len(self._utterances.paths), trunk.pooled_dim)
+        for part in self._processes.gather(self._own_part(trunk, title)):
+            if part is None:
+                raise stopped()
+            if isinstance(part, EmbeddingError):
+                raise part if self._processes.is_first else PeerError("the first process has stopped")
+            pooled[torch.from_numpy(part.places)] = part.pooled
+        self._pooled = (fingerprint, pooled)
+        return pooled
+
+    def _own_part(self, trunk: Trunk, title: str) -> Pooled | EmbeddingError | None:
+        """This process's part of the utterances, or what all processes are to learn instead: an error, or None where
+        this one was asked to stop."""
         rank, world_size = self._processes.rank, self._processes.world_size
         whose = f" (process 1 of {world_size})" if world_size > 1 else ""
-        expected = -(-len(paths) // world_size)
+        expected = -(-len(self._utterances.paths) // world_size)
         with self._tracker.progress(f"scoring {title}{whose}", expected) as bar:
             left = [expected]  # batches are dealt whole, so that a process may get a few more
 
@@ -95,30 +107,19 @@ class Validator:
                 bar.advance(shown)
                 heed()
 
-            own: Pooled | EmbeddingError | None
             try:
-                own = pool_utterances(
+                return pool_utterances(
                     trunk,
-                    paths,
+                    self._utterances.paths,
                     max_seconds=self._config.validation.max_utterance_seconds,
                     workers=max(1, self._config.data.workers),
                     advance=advance,
                     rank=rank,
                     world_size=world_size,
                 )
-            except EmbeddingError as error:  # of which all processes learn
-                own = error
+            except EmbeddingError as error:
+                return error
             except Stopped as stop:
                 if stop.is_sudden:
                     raise
-                own = None
-        pooled = torch.empty(len(paths), trunk.pooled_dim)
-        parts = self._processes.gather(own)
-        for part in parts:
-            if part is None:
-                raise stopped()
-            if isinstance(part, EmbeddingError):
-                raise part if self._processes.is_first else PeerError("the first process has stopped")
-            pooled[torch.from_numpy(part.places)] = part.pooled
-        self._pooled = (fingerprint, pooled)
-        return pooled
+                return None
