@@ -32,6 +32,7 @@ _HOW = {
         "a folder of impulse responses, e.g. RIRS_NOISES (https://www.openslr.org/28/); null: synthetic rooms"
     ),
 }
+_WORKERS_PER_CORE = 16
 _DEMO = (
     "Without data of your own, try the whole job in miniature: "
     "uv run python train.py --config configs/demo.yaml"
@@ -54,6 +55,10 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
             near = difflib.get_close_matches(str(path), REGISTRY, n=2) if how == "model.pretrained" else []
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             problems.append(f"{key}: {path} does not exist{hint}. Needed: {_HOW[how]}")
+    cores = os.cpu_count() or 1
+    if config.data.workers > _WORKERS_PER_CORE * cores:  # each takes hundreds of megabytes
+        most = f"at most {_WORKERS_PER_CORE * cores} on the {cores} cores of this machine"
+        problems.append(f"data.workers: {config.data.workers} processes; {most}")
     if not _can_be_written(config.checkpoints.directory):  # a run without a log is better than none
         problems.append(f"checkpoints.directory: {config.checkpoints.directory} cannot be written")
     if problems:

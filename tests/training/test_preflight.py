@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,17 @@ def test_a_missing_folder_of_clips_is_named_with_what_to_put_there(key: str, tmp
 def test_only_configured_folders_are_looked_for(tmp_path: Path) -> None:
     keys = [key for key, _, _ in configured_paths(config(tmp_path, {"music": tmp_path}))]
     assert [key for key in keys if key.startswith("data.")] == ["data.train", "data.music"]
+
+
+def test_more_workers_than_a_machine_can_hold_are_refused(tmp_path: Path) -> None:
+    cores = os.cpu_count() or 1
+    with pytest.raises(ConfigError) as caught:
+        require_paths(config(tmp_path, {"workers": 16 * cores + 1}), "run.yaml", needs_weights=False)
+    (line,) = [problem for problem in caught.value.problems if problem.startswith("data.workers: ")]
+    assert line == (
+        f"data.workers: {16 * cores + 1} processes; at most {16 * cores} on the {cores} cores of this machine"
+    )
+    try:
+        require_paths(config(tmp_path, {"workers": 16 * cores}), "run.yaml", needs_weights=False)
+    except ConfigError as error:
+        assert "data.workers" not in str(error)
