@@ -149,7 +149,7 @@ def _hear(number: int, _: FrameType | None) -> None:
         raise Stopped(number, is_sudden=True)
     with suppress(OSError, ValueError, AttributeError):  # the terminal may be gone
         if sys.stderr.isatty():  # written past the console, whose lock the main thread may hold
-            os.write(2, b"\nending after this step; once more ends at once, and loses what was not saved\n")
+            os.write(2, b"\nending after this step; once more, in two seconds, ends at once and loses it\n")
 
 
 def _watch(reading: int) -> None:

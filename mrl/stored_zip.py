@@ -58,7 +58,7 @@ def _require_small_directory(file: BinaryIO, size: int) -> None:
     tail = file.read()
     place = tail.rfind(_END)
     if place < 0 or len(tail) < place + _END_SIZE:
-        raise ValueError("no archive, or cut short")
+        raise ValueError("it is no archive of torch.save or NumPy")
     directory = struct.unpack_from("<L", tail, place + 12)[0]
     wide = place - _WIDE_LOCATOR_SIZE - _WIDE_END_SIZE
     if wide >= 0 and tail.startswith(_WIDE_END, wide):

@@ -4,10 +4,14 @@
 #     sbatch scripts/slurm.sh --config config.yaml
 #
 # Arguments go to train.py, which begins, or goes on from its newest checkpoint. For several GPUs of a machine:
-# sbatch --gres=gpu:8 --export=ALL,LAUNCHER="uv run torchrun --nproc-per-node=8" scripts/slurm.sh --config config.yaml
+#
+#     sbatch --gres=gpu:8 --cpus-per-task=80 --mem=0 --export=ALL,LAUNCHER="uv run torchrun --nproc-per-node=8" \
+#         scripts/slurm.sh --config config.yaml
+#
 #SBATCH --job-name=redimnet-mrl
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=10
+#SBATCH --mem=64G
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append

@@ -60,8 +60,8 @@ class StageConfig(Section):
     """Parts that learn; the classifier always does. The rest is frozen, BatchNorm statistics included."""
     epochs: Count
     """Passes over the training corpus."""
-    crop_seconds: Positive = 3.0
-    """Length of the crops."""
+    crop_seconds: Annotated[float, Field(ge=0.1, le=300)] = 3.0
+    """Length of the crops, 0.1 to 300."""
     batch_size: Count
     """Utterances per update, over all accumulation steps."""
     cache_views: Annotated[int, Field(ge=0)] = 0

@@ -29,6 +29,8 @@ def read_tensor_file(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{printable(path)}: a folder; name a file in it")
         if not path.is_file():
             raise CheckpointError(f"{printable(path)}: no such file")
         with path.open("rb") as file:

@@ -54,7 +54,9 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
         if not (path.is_file() if is_file else path.is_dir()):
             near = difflib.get_close_matches(str(path), REGISTRY, n=2) if how == "model.pretrained" else []
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-            problems.append(f"{key}: {path} does not exist{hint}. Needed: {_HOW[how]}")
+            problems.append(
+                f"{key}: {path} {_what_is_wrong(path, is_file=is_file)}{hint}. Needed: {_HOW[how]}"
+            )
     cores = os.cpu_count() or 1
     if config.data.workers > _WORKERS_PER_CORE * cores:  # each takes hundreds of megabytes
         most = f"at most {_WORKERS_PER_CORE * cores} on the {cores} cores of this machine"
@@ -63,6 +65,12 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
         problems.append(f"checkpoints.directory: {config.checkpoints.directory} cannot be written")
     if problems:
         raise ConfigError(source, problems, _DEMO)
+
+
+def _what_is_wrong(path: Path, *, is_file: bool) -> str:
+    if not path.exists():
+        return "does not exist"
+    return "is a folder, and a file is needed" if is_file else "is a file, and a folder is needed"
 
 
 def require_equal_parts(config: Config, source: str, world_size: int) -> None:

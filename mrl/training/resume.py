@@ -147,7 +147,10 @@ def _readable(path: Path, say: Callable[[str], None]) -> Path:
             if (state.epoch, state.epoch_step) > place:
                 newest, place = other, (state.epoch, state.epoch_step)
     if newest is None:
-        raise CheckpointError(f"{broken}; no other checkpoint in {path.parent} can be read either") from None
+        raise CheckpointError(
+            f"{broken}; no other checkpoint in {path.parent} can be read either: restore one, or begin anew without "
+            "--resume, which keeps these files aside"
+        ) from None
     say(f"{broken}; going on from {newest} instead")
     return newest
 
@@ -207,7 +210,11 @@ def _flat(values: Any, place: str = "") -> dict[str, Any]:
     if isinstance(values, Mapping):
         items = [(str(key), value) for key, value in values.items()]
     elif isinstance(values, list) and any(isinstance(value, (Mapping, list)) for value in values):
-        items = [(str(index), value) for index, value in enumerate(values)]
+        names = [value.get("name") if isinstance(value, Mapping) else None for value in values]
+        is_named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+        items = [(str(names[index] if is_named else index), value) for index, value in enumerate(values)]
+        if is_named:
+            items.append(("order", names))  # which their names alone would not tell
     else:
         return {place: values}
     flat: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from mrl.console import Console, silent_console
 from mrl.errors import MRLError
 from mrl.line_file import LineFile, reason
 from mrl.progress import ProgressReport
+from mrl.stopping import Stopped
 from mrl.training.run_folder import (
     CONFIG,
     LOG,
@@ -218,6 +219,8 @@ class Tracker:
 
 def _last_words(error: BaseException) -> str:
     """How the log ends when the run does: a user's mistake in its own words, a defect with its traceback."""
+    if isinstance(error, Stopped) and error.saved is not None:
+        return f"stopped {error}; saved: {error.saved}; it goes on with --resume {error.resume}"
     if isinstance(error, MRLError) or not isinstance(error, Exception):
         return f"stopped: {str(error) or type(error).__name__}"
     return "".join(traceback.format_exception(error))

@@ -69,7 +69,7 @@ def test_a_bad_configuration_ends_in_one_message(
         (["--checkpoint", "odd.pt"], "error: odd.pt: written in format version [1]"),
         (["--checkpoint", "no.pt"], "error: no.pt: no such file"),
         (["--checkpoint", "x" * 5000], "cannot be read: File name too long"),
-        (["--checkpoint", ""], "error: .: no such file"),
+        (["--checkpoint", ""], "error: .: a folder; name a file in it"),
         (["--checkpoint", "text.pt", "--workers", "0"], "--workers must be from 1 to"),
         (["--checkpoint", "text.pt", "--workers", "1000000000"], "--workers must be from 1 to"),
         (["--checkpoint", "text.pt", "--dims", "many"], "--dims: invalid int value: 'many'"),

@@ -71,6 +71,8 @@ def test_a_signal_in_a_step_saves_it_and_ends(run, workplace, monkeypatch, capsy
         f"stopped by {number.name}; saved: 1 epoch and 2 steps, in checkpoints/last.pt; go on with: uv run python "
         "train.py --config run.yaml --set seed=6 --resume auto"
     )
+    log = (workplace / "logs/training.log").read_text(encoding="utf-8").splitlines()
+    assert "saved: 1 epoch and 2 steps, in checkpoints/last.pt; it goes on with --resume auto" in log[-1]
     words = shlex.split(said.partition("go on with: ")[2])
     assert words[-2:] == ["--resume", "auto"]
     assert run(*words[words.index("--set") :]) == 0

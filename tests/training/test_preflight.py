@@ -48,7 +48,15 @@ def test_more_workers_than_a_machine_can_hold_are_refused(tmp_path: Path) -> Non
     assert line == (
         f"data.workers: {16 * cores + 1} processes; at most {16 * cores} on the {cores} cores of this machine"
     )
-    try:
-        require_paths(config(tmp_path, {"workers": 16 * cores}), "run.yaml", needs_weights=False)
-    except ConfigError as error:
-        assert "data.workers" not in str(error)
+    allowed = config(tmp_path, {"workers": 16 * cores, "noise": tmp_path / "nowhere"})
+    with pytest.raises(ConfigError) as caught:
+        require_paths(allowed, "run.yaml", needs_weights=False)
+    assert not [problem for problem in caught.value.problems if problem.startswith("data.workers: ")]
+
+
+def test_a_file_in_place_of_a_folder_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "clips.wav").touch()
+    with pytest.raises(ConfigError) as caught:
+        require_paths(config(tmp_path, {"noise": tmp_path / "clips.wav"}), "run.yaml", needs_weights=False)
+    (line,) = [problem for problem in caught.value.problems if problem.startswith("data.noise: ")]
+    assert "clips.wav is a file, and a folder is needed" in line
