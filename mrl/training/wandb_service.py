@@ -53,7 +53,7 @@ class WandbService:
             return wandb.init(
                 project=config.project,
                 name=config.run_name,
-                dir=str(config.directory),
+                dir=str(config.directory.absolute()),  # its service may have been started in another folder
                 config=dict(run_config),
                 mode=mode,
                 id=run_id,

@@ -165,9 +165,11 @@ def test_a_truncated_download(content, tmp_path, fraction):
         load_released(path)
 
 
-@pytest.mark.parametrize("name", ["nothing.pt", "."])
-def test_a_file_that_is_not_there(tmp_path, name):
-    with pytest.raises(CheckpointError, match="no such file"):
+@pytest.mark.parametrize(
+    ("name", "said"), [("nothing.pt", "no such file"), (".", "a folder; name a file in it")]
+)
+def test_a_file_that_is_not_there(tmp_path, name, said):
+    with pytest.raises(CheckpointError, match=said):
         load_released(tmp_path / name)
 
 
