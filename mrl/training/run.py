@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,38 +124,42 @@ def _run(
 
 def dry_run(config: Config, source: str) -> None:
     """Check configuration, data and weights, and print the plan; nothing is trained. Raises MRLError."""
-    require_one_process("--dry-run")
-    device = choose_device(config.runtime.device, config.runtime.precision)
-    console = Console()
-    data = _require_inputs(config, source, console, write_lists=False)
-    with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = _load_models(config, console)
-        encoder, criterion = _warm_started(config, released, data, device, tracker, Processes())
-        describe_plan(config, encoder, criterion, data.train, tracker)
+    with _warm_start_alone(config, source, "--dry-run") as made:
+        describe_plan(config, made.encoder, made.criterion, made.data.train, made.tracker)
 
 
 def overfit(config: Config, source: str, num_utterances: int) -> None:
     """Train each stage on ``num_utterances`` utterances; TrainingError if the loss does not fall near zero."""
-    require_one_process("--overfit")
-    device = choose_device(config.runtime.device, config.runtime.precision)
-    console = Console()
-    data = _require_inputs(config, source, console, write_lists=False)
-    with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = _load_models(config, console)
-        encoder, _ = _warm_started(config, released, data, device, tracker, Processes())
-        overfit_stages(config, encoder, data.train, num_utterances, tracker)
+    with _warm_start_alone(config, source, "--overfit") as made:
+        overfit_stages(config, made.encoder, made.data.train, num_utterances, made.tracker)
 
 
 def find_batch_size(config: Config, source: str) -> None:
     """Measure how much of each stage's batch trains in memory at a time; TrainingError where nothing does."""
-    require_one_process("--find-batch-size")
+    with _warm_start_alone(config, source, "--find-batch-size") as made:
+        find_batch_sizes(config, made.encoder, made.criterion, made.data, made.tracker)
+
+
+class _Made(NamedTuple):
+    """What a run has when its stages begin."""
+
+    encoder: SpeakerEncoder
+    criterion: Criterion
+    data: RunData
+    tracker: Tracker
+
+
+@contextmanager
+def _warm_start_alone(config: Config, source: str, option: str) -> Iterator[_Made]:
+    """A run up to its warm start, for ``option``: in one process, and without a file being written."""
+    require_one_process(option)
     device = choose_device(config.runtime.device, config.runtime.precision)
     console = Console()
     data = _require_inputs(config, source, console, write_lists=False)
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
         released = _load_models(config, console)
         encoder, criterion = _warm_started(config, released, data, device, tracker, Processes())
-        find_batch_sizes(config, encoder, criterion, data, tracker)
+        yield _Made(encoder, criterion, data, tracker)
 
 
 class _Released(NamedTuple):

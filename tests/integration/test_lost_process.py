@@ -49,6 +49,15 @@ def start(config: dict, workplace: Path, program: Path) -> subprocess.Popen:
     )
 
 
+def wait_for_ten_steps(together: subprocess.Popen, workplace: Path) -> None:
+    metrics = workplace / "logs/metrics.jsonl"
+    deadline = time.monotonic() + 150
+    while not (metrics.exists() and '"step": 10,' in metrics.read_text()):
+        assert together.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def rank_of(process: int) -> str | None:
     """RANK of one of our processes; None for any other."""
     try:
@@ -71,12 +80,7 @@ def test_the_other_process_ends_and_the_run_goes_on(workplace, killed, processes
     config = configuration(stage(0), stage(1, epochs=40))
     config["checkpoints"] |= {"every_minutes": 1e-9, "every_epochs": 100}
     together = start(config, workplace, ROOT / "train.py")
-    metrics = workplace / "logs/metrics.jsonl"
-    deadline = time.monotonic() + 150
-    while not (metrics.exists() and '"step": 10,' in metrics.read_text()):
-        assert together.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_ten_steps(together, workplace)
     began = time.monotonic()
     os.kill(child_of_rank(together.pid, killed), signal.SIGKILL)
     said, _ = together.communicate(timeout=SOON)
@@ -110,12 +114,7 @@ def test_bad_data_in_one_process_ends_all_of_them(workplace):
 def test_a_signal_to_one_process_stops_both_after_the_same_step(workplace):
     config = configuration(stage(0), stage(1, epochs=40))
     together = start(config, workplace, ROOT / "train.py")
-    metrics = workplace / "logs/metrics.jsonl"
-    deadline = time.monotonic() + 150
-    while not (metrics.exists() and '"step": 10,' in metrics.read_text()):
-        assert together.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_ten_steps(together, workplace)
     os.kill(child_of_rank(together.pid, "1"), signal.SIGTERM)
     said, _ = together.communicate(timeout=SOON)
     assert "stopped by SIGTERM; saved:" in said
