@@ -11,14 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
 from mrl import stopping
-from mrl.audio import SAMPLE_RATE
 from mrl.config import AugmentationConfig, DataConfig
 from mrl.data import loader as loading_by_workers
 from mrl.data.augment import Augmenter
@@ -26,30 +23,11 @@ from mrl.data.clips import ClipBanks
 from mrl.data.corpus import Corpus, scan
 from mrl.data.epoch_batches import EpochBatches
 from mrl.data.loader import BatchLoader, make_loader
-from mrl.data.loading import Batch, Crop, CropDataset
+from mrl.data.loading import Crop, CropDataset
 from mrl.data.sampling import Sampling
 from mrl.errors import DataError
 from mrl.stopping import Stopped
-
-SPEAKERS, UTTERANCES, SAMPLES = 4, 3, 800
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
-    for speaker in range(SPEAKERS):
-        (tmp_path / f"id{speaker}").mkdir()
-        for utterance in range(UTTERANCES):
-            seed = 10 * speaker + utterance
-            samples = np.random.default_rng(seed).uniform(-0.5, 0.5, 3000 + 100 * seed).astype(np.float32)
-            suffix = "flac" if utterance == 0 else "wav"
-            soundfile.write(tmp_path / f"id{speaker}" / f"u{utterance}.{suffix}", samples, SAMPLE_RATE)
-    return scan(tmp_path, manifest_dir=None)
-
-
-def assert_same(one: Batch, other: Batch) -> None:
-    for mine, theirs in zip(one[:3], other[:3], strict=True):
-        assert torch.equal(mine, theirs)
-    assert one.replaced == other.replaced
+from tests.data.crops import SAMPLES, assert_same
 
 
 def test_a_repeat_is_augmented_in_its_own_way(corpus: Corpus) -> None:

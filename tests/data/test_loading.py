@@ -1,38 +1,17 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
-from mrl.audio import SAMPLE_RATE, read_crop
-from mrl.data.corpus import Corpus, scan
-from mrl.data.loading import Batch, Crop, CropDataset, collate
+from mrl.audio import read_crop
+from mrl.data.corpus import Corpus
+from mrl.data.loading import Crop, CropDataset, collate
 from mrl.errors import AudioError, DataError
 from mrl.randomness import numpy_generator
-
-SPEAKERS, UTTERANCES, SAMPLES = 4, 3, 800
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
-    for speaker in range(SPEAKERS):
-        (tmp_path / f"id{speaker}").mkdir()
-        for utterance in range(UTTERANCES):
-            seed = 10 * speaker + utterance
-            samples = np.random.default_rng(seed).uniform(-0.5, 0.5, 3000 + 100 * seed).astype(np.float32)
-            suffix = "flac" if utterance == 0 else "wav"
-            soundfile.write(tmp_path / f"id{speaker}" / f"u{utterance}.{suffix}", samples, SAMPLE_RATE)
-    return scan(tmp_path, manifest_dir=None)
-
-
-def assert_same(one: Batch, other: Batch) -> None:
-    for mine, theirs in zip(one[:3], other[:3], strict=True):
-        assert torch.equal(mine, theirs)
-    assert one.replaced == other.replaced
+from tests.data.crops import SAMPLES
 
 
 def test_a_crop_is_a_function_of_seed_epoch_and_utterance(corpus: Corpus) -> None:
