@@ -96,8 +96,8 @@ class Crew:
         dead = wait([process.sentinel for process in self._processes], timeout)
         deaths, until = [], time.monotonic() + _LAST_WAIT_SECONDS
         for process in self._processes:
-            while process.sentinel in dead and process.exitcode is None and time.monotonic() < until:
-                time.sleep(0.001)  # its end is about to be told, or told to the other thread
+            if process.sentinel in dead:
+                _await_exit_code(process, until)
             if process.exitcode is not None:
                 at = [note[1:] for note in self._noted() if note[0] == process.pid]
                 deaths.append(Death(process.exitcode, *(at[0] if at else (0, NO_TASK))))
@@ -208,9 +208,17 @@ def _kill(processes: Iterable[BaseProcess]) -> None:
             os.kill(process.pid, signal.SIGALRM)
     for process in processes:
         process.join(max(0.0, started + _LEAVE_SECONDS - time.monotonic()))
+    until = started + _LAST_WAIT_SECONDS
     for process in processes:
         process.kill()
-        process.join(max(0.0, started + _LAST_WAIT_SECONDS - time.monotonic()))
+        process.join(max(0.0, until - time.monotonic()))
+        _await_exit_code(process, until)
+
+
+def _await_exit_code(process: BaseProcess, until: float) -> None:
+    """The system tells one thread that a process has ended; the others know when that thread has noted it."""
+    while process.exitcode is None and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 _running: set[BaseProcess] = set()

@@ -220,7 +220,7 @@ def test_a_wandb_that_hangs_holds_nobody_up(
     with pytest.raises(TimeoutError, match="no answer"):
         WandbSink(wandb_config(tmp_path, "online"), {}, None)
     assert package.calls == ["offline", "offline", "teardown", "teardown", "teardown", "teardown"]
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 20.0  # the limits of use are 20 s and more, each
     never.set()
 
 
