@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from mrl.config import Config
+from mrl.line_file import printable
 
 Location = tuple[str | int, ...]
 _ROUNDS = 5  # of taking wrong keys out and looking again
@@ -91,7 +92,7 @@ def shown(text: object, most: int = 300) -> str:
     """``text`` in a message: on one line, printable, ``most`` letters at most."""
     line = str(text)
     cut = line if len(line) <= most else line[: most - 3] + "..."
-    return cut if cut.isprintable() else repr(cut)[1:-1]
+    return printable(cut)
 
 
 def _unusable_key(key: object) -> str | None:

@@ -38,6 +38,12 @@ class LineFile:
         self._file.close()
 
 
+def printable(text: object) -> str:
+    """``text``, with what cannot be printed written as Python writes it."""
+    line = str(text)
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
 def reason(error: Exception) -> str:
     """The first line of an error's message, or its type where it has none."""
     lines = str(error).strip().splitlines()

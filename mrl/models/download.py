@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from mrl.atomic import write_atomically
+from mrl.atomic import write_text_atomically
 from mrl.console import Console
 from mrl.errors import CheckpointError
 from mrl.line_file import reason
@@ -211,12 +211,7 @@ def _read_record(path: Path) -> Record | None:
 
 
 def _write_record(path: Path, record: Record) -> None:
-    text = json.dumps(asdict(record), indent=2) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(_record_path(path), write)
+    write_text_atomically(_record_path(path), json.dumps(asdict(record), indent=2) + "\n")
 
 
 def _flush(path: Path) -> None:

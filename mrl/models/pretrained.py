@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mrl.atomic import write_atomically
 from mrl.errors import CheckpointError
-from mrl.line_file import reason
+from mrl.line_file import printable, reason
 from mrl.models.budget import Budget, budget_for
 from mrl.models.options import MOST_STAGES
 from mrl.models.redimnet import ReDimNet
 from mrl.models.redimnet2 import ReDimNet2
 from mrl.models.released import ReleasedModel
-from mrl.models.tensor_file import printable, read_tensor_file
+from mrl.models.tensor_file import read_tensor_file
 from mrl.randomness import seed_of
 
 Family = type[ReDimNet] | type[ReDimNet2]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mrl.errors import CheckpointError
-from mrl.line_file import reason
+from mrl.line_file import printable, reason
 from mrl.models.tensor_claims import MOST_PICKLE_BYTES, require_harmless_pickle, require_honest
 from mrl.stored_zip import require_sound
 
@@ -96,8 +96,3 @@ def _unpickled(path: Path) -> Any:
 def _shown(error: Exception) -> str:
     """The first line of ``error``, short and printable."""
     return printable(reason(error)[:200])
-
-
-def printable(text: object) -> str:
-    """``text``, with what cannot be printed written as Python writes it."""
-    return str(text) if str(text).isprintable() else repr(str(text))[1:-1]

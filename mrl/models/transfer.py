@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mrl.atomic import write_atomically
+from mrl.atomic import write_text_atomically
 from mrl.console import Console
 from mrl.errors import CheckpointError
 from mrl.line_file import reason
@@ -147,12 +147,7 @@ def _write_all(file: IO[bytes], chunk: bytes) -> None:
 
 
 def _write_note(part: Path, content: Content) -> None:
-    text = json.dumps(asdict(content))
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(note_of(part), write)
+    write_text_atomically(note_of(part), json.dumps(asdict(content)))
 
 
 def _held(url: str, part: Path) -> tuple[Content | None, int]:

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrl.atomic import write_atomically
+from mrl.atomic import write_text_atomically
 from mrl.errors import DataError
 from mrl.line_file import reason
 from mrl.loss import Targets
@@ -132,7 +132,7 @@ class FeatureStore:
     def describe(self, text: str) -> None:
         """Keep beside the rows what they depend on."""
         with _writing(self.folder):
-            write_atomically(self.folder / "key.json", lambda path: _write_text(path, text))
+            write_text_atomically(self.folder / "key.json", text)
 
     def open(self) -> NDArray[np.uint8]:
         """All records [rows, record_bytes], memory-mapped."""
@@ -207,10 +207,6 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _lines(path: Path) -> list[str]:

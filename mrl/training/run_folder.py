@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mrl.atomic import write_atomically
+from mrl.atomic import write_atomically, write_text_atomically
 
 METRICS, LOG, CONFIG, NON_FINITE = "metrics.jsonl", "training.log", "config.yaml", "non_finite.txt"
 REACHED = "reached.json"
@@ -83,13 +83,8 @@ def reached_by(directory: Path) -> Reached:
         known = Reached(max(known.step, int(step)), max(known.epoch, int(epoch)))
     except (OSError, ValueError, TypeError):
         pass  # of a run that was not cut off before
-    text = json.dumps(known)
-    write_atomically(directory / REACHED, lambda path: _write_text(path, text))
+    write_text_atomically(directory / REACHED, json.dumps(known))
     return known
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def records_at(metrics: Path, step: int) -> list[dict[str, Any]]:
@@ -112,11 +107,7 @@ def write_config(directory: Path, run_config: dict[str, Any]) -> None:
     path = directory / CONFIG
     if path.exists() and path.read_text(encoding="utf-8") != text:
         set_aside(directory, CONFIG)
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_text_atomically(path, text)
 
 
 def tensorboard_folder(directory: Path, *, resumed: bool) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mrl.atomic import write_atomically
+from mrl.atomic import write_text_atomically
 from mrl.config import PRETRAINED
 from mrl.data.unreadable import count_kinds, describe_unreadable
 from mrl.training.run_state import RunState
@@ -39,7 +39,7 @@ def write_summary(trainer: Trainer, directory: Path, tracker: Tracker) -> None:
         tracker.say(sentence)
     text = json.dumps(_content(trainer, picked, lists, sentences), indent=2) + "\n"
     try:
-        write_atomically(directory / "summary.json", lambda path: _write_text(path, text))
+        write_text_atomically(directory / "summary.json", text)
     except OSError as error:
         tracker.say(f"summary.json could not be written: {error}")
 
@@ -96,10 +96,6 @@ def _content(
         "skipped_updates": trainer.state.skipped,
         "overflowed_updates": trainer.state.overflowed,
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def eer_of(record: Mapping[str, Any], dim: int, lists: Sequence[str]) -> float:

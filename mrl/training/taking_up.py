@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +48,11 @@ def take_up(
     staged, staged_best = (folder.directory / f".resumed_{name}.pt.tmp" for name in ("last", "best"))
     if not is_last:
         link_file(source, staged)
-    best_file = _file_of_best(folder, run, source)
+    place_of = cache(_place_of)  # each file is read once
+    best_file = _file_of_best(folder, run, source, place_of)
     if best_file is not None and best_file != folder.best:
         link_file(best_file, staged_best)
-    others = _others(folder, run, source, is_last=is_last)
+    others = _others(folder, run, source, place_of, is_last=is_last)
     if others and (kept := folder.set_aside(*others, leaving_last=True)) is not None:
         say(f"checkpoints of another course of the run, or of another run, are kept in {kept}")
     if not is_last:
@@ -61,28 +63,28 @@ def take_up(
         staged_best.replace(folder.best)
 
 
-def _file_of_best(folder: CheckpointFolder, run: Standing, source: Path) -> Path | None:
+def _file_of_best(folder: CheckpointFolder, run: Standing, source: Path, place_of: PlaceOf) -> Path | None:
     """The checkpoint of the best epoch: the folder's own best.pt, ``source``, or its neighbour."""
     for candidate in (folder.best, source, source.parent / "best.pt"):
-        if _place_of(candidate) == _Place(run.run_id, run.best.epoch, 0):
+        if place_of(candidate) == _Place(run.run_id, run.best.epoch, 0):
             return candidate
     return None
 
 
-def _others(folder: CheckpointFolder, run: Standing, source: Path, *, is_last: bool) -> list[str]:
+def _others(
+    folder: CheckpointFolder, run: Standing, source: Path, place_of: PlaceOf, *, is_last: bool
+) -> list[str]:
     """Names of the files that are no part of ``run`` as it stands."""
     present = folder.present()
-    places = (
-        _place_of(path) for path in present if path.name in ("last.pt", "best.pt") or path == present[0]
-    )
-    found = next((place for place in places if place is not None), None)
+    places = (place_of(path) for path in present if path.name in ("last.pt", "best.pt") or path == present[0])
+    found = None if is_last else next((place for place in places if place is not None), None)
     if found is not None and found.run_id != run.run_id:
         others = present
     else:
         others = folder.numbered_after(run.state.epoch)
         if not is_last:
             others += [folder.last, folder.previous]
-        best = _place_of(folder.best)
+        best = place_of(folder.best)
         if best is None or best.epoch > run.best.epoch:
             others.append(folder.best)
     return [path.name for path in others if path == folder.last or not _is_same(path, source)]
@@ -98,6 +100,9 @@ class _Place(NamedTuple):
     run_id: str
     epoch: int
     epoch_step: int
+
+
+PlaceOf = Callable[[Path], _Place | None]
 
 
 def _place_of(path: Path) -> _Place | None:

@@ -379,7 +379,7 @@ def test_a_read_only_folder_serves_what_it_holds(get, home, content, monkeypatch
     def refused(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(download, "write_atomically", refused)
+    monkeypatch.setattr(download, "write_text_atomically", refused)
     monkeypatch.setattr(download, "_alone", refused)
     assert get() == home / f"{NAME}.pt"
 
