@@ -39,24 +39,34 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     console = Console()
     torch.set_num_threads(1)
-    rows, failed, began = [], 0, time.monotonic()
-    whole = sum(SHARES[name] for name in options.targets)
+    tallies: dict[str, Tally] = {}
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        chosen = targets(Path(folder))
+        made = targets(Path(folder))
         for name in options.targets:
-            numbers = (
-                range(-(-options.inputs * SHARES[name] // whole)) if options.only is None else [options.only]
-            )
-            tally: Tally = attack(chosen[name], name, numbers, options.seed)
-            failed += len(tally.failures)
-            save_failures(options.failures, name, options.seed, tally)
-            counts = (tally.tried, tally.accepted, tally.refused, len(tally.failures))
-            rows.append([name, *(f"{count:,}" for count in counts), f"{tally.slowest:.2f}"])
-    tried = sum(int(row[1].replace(",", "")) for row in rows)
+            tallies[name] = attack(made[name], name, numbers(options, name), options.seed)
+            save_failures(options.failures, name, options.seed, tallies[name])
+    tried = sum(tally.tried for tally in tallies.values())
+    failed = sum(len(tally.failures) for tally in tallies.values())
+    rows = [row(name, tally) for name, tally in tallies.items()]
     console.table(f"{tried:,} inputs in {time.monotonic() - began:.0f} s", COLUMNS, rows)
     if failed:
         console.say(f"{failed} failures: see {options.failures}")
     return 1 if failed else 0
+
+
+def numbers(options: argparse.Namespace, name: str) -> range:
+    """Of the inputs of the target ``name``: its share of all, rounded up, or the one that is asked for."""
+    if options.only is not None:
+        return range(options.only, options.only + 1)
+    whole = sum(SHARES[chosen] for chosen in options.targets)
+    return range(-(-options.inputs * SHARES[name] // whole))
+
+
+def row(name: str, tally: Tally) -> list[str]:
+    """One line of the table."""
+    counts = (tally.tried, tally.accepted, tally.refused, len(tally.failures))
+    return [name, *(f"{count:,}" for count in counts), f"{tally.slowest:.2f}"]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from mrl.models.load_encoder import load_encoder
 from mrl.models.pretrained import build_released
 from mrl.packed import TABLE, open_table
 from tests.conftest import TINY
+from tests.fuzz.crafted_pickles import called, doubled, nested, tensor
 
 GIGABYTE = 1 << 30
 ROOM = 1 << 30
@@ -125,30 +126,6 @@ def wide_head(folder: Path) -> object:
     return saved(content)(folder)
 
 
-def tensor(size: int, stride: int, claimed: int = 1000) -> bytes:
-    """The pickle of one tensor of ``size`` floats in the storage ``data/0``, said to be of ``claimed`` floats."""
-
-    def number(value: int) -> bytes:
-        return b"\x8a\x08" + struct.pack("<q", value)
-
-    storage = (
-        b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + number(claimed) + b"tQ"
-    )
-    shape = number(size) + b"\x85" + number(stride) + b"\x85"
-    return (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("
-        + storage
-        + number(0)
-        + shape
-        + b"\x89ccollections\nOrderedDict\n)RtR."
-    )
-
-
-def called(name: bytes, argument: int) -> bytes:
-    """The pickle of a call of ``name``."""
-    return b"\x80\x02c" + name + b"\n\x8a\x08" + struct.pack("<q", argument) + b"\x85R."
-
-
 def many_records(folder: Path) -> object:
     """A directory of two million records, of 46 bytes each and a name."""
     entry = b"PK\1\2" + bytes(24) + struct.pack("<HHHHHLL", 1, 0, 0, 0, 0, 0, 0) + b"x"
@@ -182,16 +159,7 @@ def environment(folder: Path) -> object:
     return None
 
 
-NESTED = b"]" * 200_000 + b"a" * 199_999
 KEYS = b"".join(b"k%d: 1\n" % number for number in range(20_000))
-
-
-def doubled() -> bytes:
-    """The pickle of a list of the same list twice, a hundred times over."""
-    content = b"\x80\x02]q\x00"
-    for level in range(100):
-        content += b"](h" + bytes([level]) + b"h" + bytes([level]) + b"eq" + bytes([level + 1])
-    return content + b"."
 
 
 BOMBS: dict[str, tuple[Bomb, str]] = {  # each with words of its message
@@ -229,7 +197,7 @@ BOMBS: dict[str, tuple[Bomb, str]] = {  # each with words of its message
         pickled(b"\x80\x02]q\0(X\1\0\0\0aq\1" + b"h\1" * 1_000_000 + b"e."),
         "it holds a list",
     ),
-    "nested pickle": (pickled(b"\x80\x02" + NESTED + b"."), "nests its parts"),
+    "nested pickle": (pickled(nested()), "nests its parts"),
     "doubled pickle": (pickled(doubled()), "repeats or nests"),
     "large pickle": (saved(["speaker"] * 35_000_000), "at most 67108864 are read"),
     "many records": (many_records, "its directory claims"),

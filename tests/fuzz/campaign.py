@@ -41,6 +41,10 @@ class Input:
     """Whether a line number must be in the message too, unless it is about the whole file."""
 
 
+Target = Callable[[random.Random], Input]
+"""Makes an input of what it draws."""
+
+
 @dataclass
 class Tally:
     """What became of the inputs of one target."""
@@ -53,7 +57,7 @@ class Tally:
     """Seconds."""
 
 
-def attack(target: Callable[[random.Random], Input], name: str, numbers: Iterable[int], seed: int) -> Tally:
+def attack(target: Target, name: str, numbers: Iterable[int], seed: int) -> Tally:
     """Try the inputs of ``target`` with these ``numbers``; input n depends on (seed, name, n) alone."""
     tally = Tally()
     for number in numbers:

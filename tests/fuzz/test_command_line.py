@@ -14,7 +14,7 @@ import yaml
 import evaluate
 import train
 from mrl.models.checkpoint_format import FORMAT, VERSION
-from tests.fuzz.targets import RECIPES
+from tests.fuzz.config_targets import CONFIG
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a good configuration, good.yaml, and files that are none."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.yaml").write_bytes(RECIPES[0].read_bytes())
+    (tmp_path / "good.yaml").write_bytes(CONFIG.read_bytes())
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "list.txt").write_text("1 a.wav\n")
     torch.save({"format": FORMAT, "version": VERSION}, tmp_path / "empty.pt")
@@ -89,7 +89,7 @@ def test_evaluate_refuses_in_words(
 
 
 def test_a_real_process_ends_with_code_2_and_one_message(place: Path) -> None:
-    broken = yaml.safe_load(RECIPES[0].read_text(encoding="utf-8"))
+    broken = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     broken["prefixes"] = [{"dim": 10**9}]
     (place / "broken.yaml").write_text(yaml.safe_dump(broken))
     done = subprocess.run(

@@ -17,9 +17,10 @@ from mrl.errors import MRLError
 from mrl.models.decision_bundle import read_bundle
 from mrl.models.tensor_file import read_tensor_file
 from mrl.packed import TABLE, open_table
-from tests.fuzz.campaign import Input, attack, complaint
-from tests.fuzz.mutation import CHUNKS
-from tests.fuzz.targets import RECIPES, SHARES, Target, targets
+from tests.fuzz.campaign import Input, Target, attack, complaint
+from tests.fuzz.config_targets import CONFIG
+from tests.fuzz.odd_values import CHUNKS
+from tests.fuzz.targets import SHARES, targets
 
 FAST, SLOW = 1500, 20_000
 anything = settings(
@@ -111,7 +112,7 @@ def test_any_bytes_as_a_trial_list_or_a_map(tmp_path: Path, content: bytes) -> N
 @given(content=pieces, prefix=st.booleans())
 def test_any_bytes_as_a_configuration(tmp_path: Path, content: bytes, prefix: bool) -> None:
     path = tmp_path / "run.yaml"
-    path.write_bytes((RECIPES[0].read_bytes() if prefix else b"") + content)
+    path.write_bytes((CONFIG.read_bytes() if prefix else b"") + content)
     accepted_or_named("run.yaml", lambda: config_to_dict(load_config(path)))
 
 
@@ -122,7 +123,7 @@ def test_any_bytes_as_a_configuration(tmp_path: Path, content: bytes, prefix: bo
 )
 def test_any_text_as_an_override(tmp_path: Path, text: str, key: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_bytes(RECIPES[0].read_bytes())
+    path.write_bytes(CONFIG.read_bytes())
     for override in (text, f"{key}={text}", f"{text}=1", f"{key}.{text}=1"):
         accepted_or_named("run.yaml", partial(load_config, path, [override]))
 
