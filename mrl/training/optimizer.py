@@ -16,6 +16,8 @@ from mrl.training.stages import part_modules
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 _Groups = list[dict[str, Any]]
+_KEPT = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}
+"""What each optimizer keeps of each tensor."""
 
 
 def build_optimizer(
@@ -55,6 +57,31 @@ def parameter_groups(encoder: SpeakerEncoder, classifier: nn.Module, stage: Stag
             group = groups.setdefault((part, depth, decays), {"params": [], **options, **labels})
             group["params"].append(parameter)
     return list(groups.values())
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give ``optimizer`` the ``state_dict`` of an earlier one; rates, decay and the like stay its own.
+
+    Raises ValueError where that was another kind of optimizer, or had other parameters.
+    """
+    expected = _KEPT[type(optimizer)]
+    for kept in state["state"].values():
+        if set(kept) != expected:
+            names, others = ", ".join(sorted(expected)), ", ".join(sorted(map(str, kept)))
+            raise ValueError(f"the optimizer keeps {names} of each tensor, that of the checkpoint {others}")
+    # They are the configuration's, which may have been changed on purpose.
+    options = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
+        for parameter in group["params"]:
+            for name, moment in optimizer.state.get(parameter, {}).items():
+                if moment.shape not in (parameter.shape, torch.Size([])):
+                    raise ValueError(
+                        f"{name} is {list(moment.shape)} for a tensor of {list(parameter.shape)}"
+                    )
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:

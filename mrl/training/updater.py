@@ -23,7 +23,7 @@ from mrl.processes import Processes
 from mrl.randomness import seed_of
 from mrl.training.criterion import Criterion
 from mrl.training.gradient_flow import Flow, measure_flow_of
-from mrl.training.optimizer import build_optimizer
+from mrl.training.optimizer import build_optimizer, load_optimizer_state
 from mrl.training.schedules import StagePlan, rate_factor_at, settings_at
 from mrl.training.stages import moving_norms
 from mrl.training.step_guard import SkipCounts, StepGuard
@@ -270,15 +270,8 @@ class Updater:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the state belongs to other parameters."""
-        chosen = [
-            {key: value for key, value in group.items() if key not in ("params", "lr")}
-            for group in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(state["optimizer"])
-        # Rates and decay are the configuration's, which may have been changed on purpose.
-        for group, options in zip(self.optimizer.param_groups, chosen, strict=True):
-            group.update(options)
+        """Raises ValueError where the state belongs to another optimizer or to other parameters."""
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self._skips = SkipCounts(**state.get("skips", {}))  # which older checkpoints have not
         self._guard.load(self._skips)

@@ -8,7 +8,7 @@ import torch
 from mrl.config import StageConfig
 from mrl.training.lora import add_adapters
 from mrl.training.network_blocks import block_of, distances_to_head
-from mrl.training.optimizer import NORMS, build_optimizer, parameter_groups
+from mrl.training.optimizer import NORMS, build_optimizer, load_optimizer_state, parameter_groups
 from mrl.training.stages import enter_stage
 
 
@@ -120,3 +120,45 @@ def test_sgd_steps_by_hand(parts, head_stage, nesterov):
         velocity = 0.5 * velocity + gradient
         expected = expected - 0.1 * (gradient + 0.5 * velocity if nesterov else velocity)
         torch.testing.assert_close(weight.detach(), expected)
+
+
+def after_a_step(parts, stage) -> torch.optim.Optimizer:
+    """An optimizer that has moved all tensors but one, which had no gradient."""
+    optimizer = build_optimizer(*parts, stage)
+    _, *moved = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in moved:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_state_comes_back_and_the_options_stay(parts, head_stage, kind):
+    before = after_a_step(parts, entered(parts, head_stage, optimizer=kind, momentum=0.5)).state_dict()
+    optimizer = build_optimizer(*parts, entered(parts, head_stage, optimizer=kind, momentum=0.8))
+    options = [{**group, "params": None} for group in optimizer.param_groups]
+    load_optimizer_state(optimizer, before)
+    assert [{**group, "params": None} for group in optimizer.param_groups] == options
+    after = optimizer.state_dict()["state"]
+    assert after.keys() == before["state"].keys()
+    for index, kept in before["state"].items():
+        for name, value in kept.items():
+            assert torch.equal(after[index][name], value)
+    load_optimizer_state(optimizer, optimizer.state_dict())
+
+
+@pytest.mark.parametrize(("one", "other"), [("adamw", "sgd"), ("sgd", "adamw")])
+def test_the_state_of_another_optimizer_is_refused(parts, head_stage, one, other):
+    state = after_a_step(parts, entered(parts, head_stage, optimizer=one, momentum=0.5)).state_dict()
+    optimizer = build_optimizer(*parts, entered(parts, head_stage, optimizer=other, momentum=0.5))
+    with pytest.raises(ValueError, match=r"the optimizer keeps .* of each tensor, that of the checkpoint"):
+        load_optimizer_state(optimizer, state)
+
+
+def test_moments_of_another_shape_are_refused(parts, head_stage):
+    optimizer = after_a_step(parts, entered(parts, head_stage))
+    state = optimizer.state_dict()
+    index = next(index for index, kept in state["state"].items() if kept["exp_avg"].ndim == 2)
+    state["state"][index]["exp_avg"] = state["state"][index]["exp_avg"][:1]
+    with pytest.raises(ValueError, match=r"exp_avg is \[1, \d+\] for a tensor of"):
+        load_optimizer_state(optimizer, state)
