@@ -7,14 +7,12 @@ import shlex
 import sys
 
 from mrl.errors import MRLError
-from mrl.evaluation.run import PARTS, Request, evaluate
+from mrl.evaluation.request import PARTS, Request
 
 
 def parse_arguments(arguments: list[str]) -> Request:
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="best.pt, last.pt or epoch_NNN.pt"
-    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="e.g. checkpoints/best.pt")
     parser.add_argument(
         "--trials",
         action="append",
@@ -84,6 +82,8 @@ def parse_arguments(arguments: list[str]) -> Request:
 def main(arguments: list[str] | None = None) -> int:
     request = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
+        from mrl.evaluation.run import evaluate  # with PyTorch, which takes seconds
+
         evaluate(request)
     except MRLError as error:
         print(f"error: {error}", file=sys.stderr)

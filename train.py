@@ -7,10 +7,8 @@ import os
 import sys
 
 from mrl.config_file import load_config, load_environment
-from mrl.errors import MRLError
-from mrl.processes import PeerError
+from mrl.errors import MRLError, PeerError
 from mrl.stopping import Stopped, last_words, listening
-from mrl.training.run import dry_run, find_batch_size, overfit, train
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -70,6 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def act(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.set)
+    # With PyTorch, which takes seconds: neither --help nor a mistake in the configuration waits for it.
+    from mrl.training.run import dry_run, find_batch_size, overfit, train
+
     if options.dry_run:
         dry_run(config, options.config)
     elif options.overfit is not None:

@@ -34,5 +34,13 @@ class AudioError(DataError):
     """One audio file that cannot be read; the message names the file."""
 
 
+class PeerError(MRLError):
+    """Another process has met an error, and has said so; this one ends silently."""
+
+
+class LostPeerError(MRLError):
+    """Another process has ended without a word, killed perhaps, or cannot be reached any more."""
+
+
 class TrainingError(MRLError):
     """A run that must stop: a non-finite loss, too many unreadable files, a full disk."""

@@ -16,21 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mrl.errors import MRLError
+from mrl.errors import LostPeerError, MRLError, PeerError
 from mrl.stopping import never_deaf
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=60)
 """How long a process waits for the others; the longest wait is for the first one to scan a new corpus."""
-
-
-class PeerError(MRLError):
-    """Another process has met an error, and has said so; this one ends silently."""
-
-
-class LostPeerError(MRLError):
-    """Another process has ended without a word, killed perhaps, or cannot be reached any more."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
-from mrl.errors import DataError
-from mrl.processes import PeerError, Processes
+from mrl.errors import DataError, PeerError
+from mrl.processes import Processes
 
 
 def test_a_process_on_its_own_does_everything_itself():

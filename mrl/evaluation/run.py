@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from mrl.evaluation.other_encoders import OtherEncoders, other_encoders
 from mrl.evaluation.projections import fit_projections
 from mrl.evaluation.report_files import ListScores, write_report
 from mrl.evaluation.report_tables import print_report
+from mrl.evaluation.request import Request
 from mrl.evaluation.results import Report, SearchPoint
 from mrl.evaluation.scoring import scores_by_prefix
 from mrl.evaluation.search import require_faiss, search_work, shortlist_search
@@ -36,27 +36,6 @@ from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.fingerprint import fingerprint_of
 
 Vectors = NDArray[np.float32]
-
-PARTS = ("baselines", "cohort", "grids", "cascade", "search")
-"""What an evaluation does on request, besides scoring the lists."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to evaluate. The lists of the command line go before those of the configuration."""
-
-    checkpoint: str
-    lists: tuple[tuple[str, str], ...] = ()  # (trial list, root)
-    config: str | None = None  # a file whose sections evaluation and data count in place of the checkpoint's
-    overrides: tuple[str, ...] = ()
-    dims: tuple[int, ...] | None = None
-    parts: frozenset[str] = frozenset()
-    output: str | None = None
-    with_scores: bool = False
-    replace_decisions: bool = False
-    device: str = "auto"
-    workers: int = 4
-    command: str = ""
 
 
 def evaluate(request: Request) -> Report:

@@ -7,11 +7,11 @@ from typing import Any
 
 from mrl.config import PRETRAINED, WARM_START, Config
 from mrl.data.assemble import RunData
-from mrl.errors import CheckpointError
+from mrl.errors import CheckpointError, LostPeerError
 from mrl.evaluation.finite import EmbeddingError
 from mrl.evaluation.verification import VerificationResult
 from mrl.models.encoder import SpeakerEncoder
-from mrl.processes import LostPeerError, Processes
+from mrl.processes import Processes
 from mrl.stopping import Stopped, deferring, is_stop_requested, stopped
 from mrl.training.averaging import average_epochs, keep_recent
 from mrl.training.criterion import Criterion

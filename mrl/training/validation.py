@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mrl.config import Config
 from mrl.data.assemble import RunData
+from mrl.errors import PeerError
 from mrl.evaluation.embedding import Pooled, Utterances, pool_utterances, project
 from mrl.evaluation.finite import EmbeddingError
 from mrl.evaluation.verification import VerificationResult, score_list
@@ -21,7 +22,7 @@ from mrl.loss import SlicedClassifier
 from mrl.models.encoder import SpeakerEncoder
 from mrl.models.fingerprint import fingerprint_of
 from mrl.models.released import Trunk
-from mrl.processes import PeerError, Processes
+from mrl.processes import Processes
 from mrl.stopping import Stopped, heed, stopped
 from mrl.training.criterion import Criterion
 from mrl.training.held_out import HeldOut

@@ -18,7 +18,7 @@ from mrl.data.trials import read_trials
 from mrl.errors import CheckpointError
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.evaluation.report_json import read_report
-from mrl.evaluation.run import PARTS
+from mrl.evaluation.request import PARTS
 from mrl.evaluation.verification import verify
 
 SMALL = [
