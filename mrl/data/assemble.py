@@ -14,7 +14,7 @@ from mrl.data.corpus import Corpus
 from mrl.data.held_out import split_utterances
 from mrl.data.joining import common_root
 from mrl.data.overlap import shared_speakers, speakers_of
-from mrl.data.readable import check_audio_readable
+from mrl.data.readable import RequireSamples, check_audio_readable
 from mrl.data.sampling import stage_sampling
 from mrl.data.training_corpus import Say, hold_out, scan_folder, scan_training
 from mrl.data.trial_making import generate_trials, target_speakers_of_one_session
@@ -37,13 +37,16 @@ class RunData:
     """Validation speakers are trained on too: the scores say nothing of new speakers."""
 
 
-def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
+def assemble(
+    config: Config, say: Say, *, require_samples: RequireSamples | None = None, write_lists: bool = True
+) -> RunData:
     """Scan the corpora, hold speakers and utterances out, read or make the trial lists, and check what must hold.
 
     Made lists are written to the log folder, so that they can be read and cited,
     unless ``write_lists`` is false. Raises DataError for a folder without speech, corpora within each other, a bad
-    list, audio files of a list that are missing or cannot be opened, a speaker both in training and in
-    validation, and speakers too few for the batches of a stage.
+    list, audio files of a list that are missing, cannot be read, or are too short for ``require_samples`` (see
+    :func:`check_audio_readable`), a speaker both in training and in validation, and speakers too few for the
+    batches of a stage.
     """
     whole = scan_training(config, say)
     train = whole
@@ -66,7 +69,7 @@ def assemble(config: Config, say: Say, *, write_lists: bool = True) -> RunData:
     else:
         for trials in lists:
             _require_disjoint(train, trials)
-    check_audio_readable(lists)
+    check_audio_readable(lists, require_samples)
     utterances_held_out = None
     if config.data.held_out_share:
         train, utterances_held_out = split_utterances(train, config.data.held_out_share, config.seed)

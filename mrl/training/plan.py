@@ -11,6 +11,7 @@ from mrl.data.corpus import Corpus
 from mrl.loss import Targets
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
+from mrl.training.device_memory import GIBI, measure
 from mrl.training.epoch_report import trained_parts
 from mrl.training.feature_cache import cache_layout, describe_need
 from mrl.training.live_weights import LiveWeights
@@ -31,41 +32,49 @@ def describe_plan(
     corpus: Corpus,
     tracker: Tracker,
 ) -> None:
-    """Print the stages of ``config`` over the training ``corpus``."""
-    rows, needs = [], []
+    """Print the stages of ``config`` over the training ``corpus``, and where memory is too short for one."""
+    rows, remarks = [], []
+    capacity = measure(encoder.head.linear.weight.device).capacity
     for plan in plan_stages(config, corpus):
         stage = plan.stage
         weights = LiveWeights(config, stage, encoder, criterion)
-        trained = trained_parameters(encoder, criterion)
-        rows.append(
-            [
-                stage.name,
-                ", ".join(trained_parts(plan, config.loss.has_classes)),
-                f"{sum(trained.values()):,}",
-                str(stage.epochs),
-                f"{stage.epochs} x {plan.steps_per_epoch}",
-                f"{stage.batch_size}"
-                + (f" in {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""),
-                f"{stage.crop_seconds:g} s",
-                f"{plan.peak.margins[-1]:g}",
-                f"{batch_memory(encoder, criterion, plan, config.runtime.precision) / 2**20:,.0f} MiB",
-            ]
-        )
-        if stage.cache_views:
-            needs.append(
-                describe_need(stage, cache_layout(stage, corpus, encoder, criterion), config.data.cache)
+        memory = batch_memory(encoder, criterion, plan, config.runtime.precision)
+        rows.append(_row(config, plan, sum(trained_parameters(encoder, criterion).values()), memory))
+        if memory > capacity:
+            remarks.append(
+                f"stage {stage.name} needs {memory / GIBI:.1f} GiB at least, and {capacity / GIBI:.1f} GiB are "
+                "free for it: train.py --find-batch-size measures how many crops fit at a time"
             )
+        if stage.cache_views:
+            layout = cache_layout(stage, corpus, encoder, criterion)
+            remarks.append(describe_need(stage, layout, config.data.cache))
         weights.leave()
     tracker.table("plan", _COLUMNS, rows)
     tracker.say(
         "memory: what the backward pass of one batch (part) keeps, measured on "
         f"{_PROBE} crops and scaled, with weights, gradients and optimizer states"
     )
-    for need in needs:
-        tracker.say(need)
+    for remark in remarks:
+        tracker.say(remark)
     if not rows:
         tracker.say("no stages: the run would warm-start, score and save best.pt")
     tracker.say("dry run: everything that a run needs is there; nothing was trained")
+
+
+def _row(config: Config, plan: StagePlan, num_trained: int, memory: float) -> list[str]:
+    """What the plan says of one stage, as `_COLUMNS` name it."""
+    stage = plan.stage
+    return [
+        stage.name,
+        ", ".join(trained_parts(plan, config.loss.has_classes)),
+        f"{num_trained:,}",
+        str(stage.epochs),
+        f"{stage.epochs} x {plan.steps_per_epoch}",
+        f"{stage.batch_size}" + (f" in {stage.accumulate_steps}" if stage.accumulate_steps > 1 else ""),
+        f"{stage.crop_seconds:g} s",
+        f"{plan.peak.margins[-1]:g}",
+        f"{memory / 2**20:,.0f} MiB",
+    ]
 
 
 def trained_parameters(encoder: SpeakerEncoder, criterion: Criterion) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +30,11 @@ from mrl.training.out_of_memory import naming_memory
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
 from mrl.training.preflight import require_equal_parts, require_one_process, require_paths
+from mrl.training.replaced import count_replaced
 from mrl.training.resume import AUTO, Resumed, checkpoint_to_resume, require_same_data, resume_from
 from mrl.training.run_checkpoints import progress_words
 from mrl.training.run_guards import alone_with_checkpoints, naming_saved
+from mrl.training.run_state import RunState
 from mrl.training.summary import write_summary
 from mrl.training.taking_up import set_earlier_run_aside
 from mrl.training.tracking import Tracker
@@ -59,14 +61,14 @@ def _train(
         resumed = _read_checkpoint(config, resume, allow_config_change, console, processes)
         with naming_saved(lambda: _saved_before(resumed), resume):
             # Everything that can be wrong with the input is found before a file of an earlier run is touched.
-            data = processes.first_then_rest(
+            inputs = processes.first_then_rest(
                 lambda: _require_inputs(
                     config, source, console, needs_weights=resumed is None, write_lists=processes.is_first
                 )
             )
             if resumed is not None:
-                require_same_data(resumed, data, config)
-            _run(config, data, device, console, resumed, processes)
+                require_same_data(resumed, inputs.data, config)
+            _run(config, inputs, device, console, resumed, processes)
 
 
 def _saved_before(resumed: Resumed | None) -> str | None:
@@ -85,13 +87,13 @@ def _read_checkpoint(
 
 def _run(
     config: Config,
-    data: RunData,
+    inputs: _Inputs,
     device: torch.device,
     console: _RememberingConsole,
     resumed: Resumed | None,
     processes: Processes,
 ) -> None:
-    released = processes.first_then_rest(lambda: _load_models(config, console)) if resumed is None else None
+    data, released = inputs
     with (
         Tracker(
             config.logging,
@@ -155,16 +157,21 @@ def _warm_start_alone(config: Config, source: str, option: str) -> Iterator[_Mad
     require_one_process(option)
     device = choose_device(config.runtime.device, config.runtime.precision)
     console = Console()
-    data = _require_inputs(config, source, console, write_lists=False)
+    data, released = _require_inputs(config, source, console, write_lists=False)
+    assert released is not None
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
-        released = _load_models(config, console)
-        encoder, criterion = _warm_started(config, released, data, device, tracker, Processes())
+        encoder, criterion = _warm_started(config, released, data, device, tracker, Processes(), RunState())
         yield _Made(encoder, criterion, data, tracker)
 
 
 class _Released(NamedTuple):
     student: ReleasedModel
     teacher: SpeakerEncoder | None  # where it is another model
+
+
+class _Inputs(NamedTuple):
+    data: RunData
+    released: _Released | None  # None where a checkpoint holds the weights
 
 
 def _load_models(config: Config, console: Console) -> _Released:
@@ -189,13 +196,18 @@ class _RememberingConsole(Console):
 
 def _require_inputs(
     config: Config, source: str, console: Console, *, needs_weights: bool = True, write_lists: bool = True
-) -> RunData:
-    """Check that every input is there, make the demo's speakers, and gather the data."""
+) -> _Inputs:
+    """Check that every input is there, load the models, make the demo's speakers, and gather the data."""
     require_paths(config, source, needs_weights=needs_weights)
     if any(stage.lora is not None for stage in config.stages):
         require_peft()
+    # Before the data: the model tells what is too short, and its file is read sooner than a corpus.
+    released = _load_models(config, console) if needs_weights else None
+    # A run that goes on has scored all files before.
+    require_samples = None if released is None else released.student.require_samples
     prepare_demo(config, console)
-    return assemble(config, console.say, write_lists=write_lists)
+    data = assemble(config, console.say, require_samples=require_samples, write_lists=write_lists)
+    return _Inputs(data, released)
 
 
 def _fresh_trainer(
@@ -206,11 +218,14 @@ def _fresh_trainer(
     tracker: Tracker,
     processes: Processes,
 ) -> Trainer:
-    encoder, criterion = _warm_started(config, released, data, device, tracker, processes)
+    state = RunState()
+    encoder, criterion = _warm_started(config, released, data, device, tracker, processes, state)
     baseline = None
     if config.model.head_init == "random":
         baseline = encoder_from_released(released.student).to(device)
-    return Trainer(config, encoder, criterion, data, tracker, baseline=baseline, processes=processes)
+    return Trainer(
+        config, encoder, criterion, data, tracker, baseline=baseline, state=state, processes=processes
+    )
 
 
 def _warm_started(
@@ -220,7 +235,13 @@ def _warm_started(
     device: torch.device,
     tracker: Tracker,
     processes: Processes,
+    state: RunState,
 ) -> tuple[SpeakerEncoder, Criterion]:
+    """The warm start, which counts in ``state`` what it could not read."""
+
+    def replaced(messages: Sequence[str]) -> None:
+        count_replaced(messages, state, config, len(data.train), tracker.say, processes)
+
     parameters = sum(parameter.numel() for parameter in released.student.parameters())
     tracker.say(f"pretrained: {config.model.pretrained}, {parameters:,} parameters")
     count_here = -(-num_embedded(config, data.train) // processes.world_size)
@@ -231,6 +252,7 @@ def _warm_started(
     ):
         return warm_start(
             *(config, released.student, data.train, device, bar.advance, tracker.say),
+            replaced=replaced,
             teacher=released.teacher,
             processes=processes,
         )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mrl.config import Config
-from mrl.data.unreadable import path_of
-from mrl.errors import TrainingError
-from mrl.processes import PeerError, Processes
+from mrl.processes import Processes
 from mrl.progress import ProgressReport
 from mrl.training.evidence import Evidence
 from mrl.training.gradient_flow import Flow
 from mrl.training.pace import Speed
+from mrl.training.replaced import count_replaced
 from mrl.training.run_state import RunState
 from mrl.training.schedules import StagePlan
 from mrl.training.step_values import StepValues
@@ -91,17 +90,6 @@ class StepReport:
 
     def unreadable(self, messages: Sequence[str], state: RunState) -> None:
         """Name each file that had to be replaced, once; stop when they are too many."""
-        for message in messages:
-            path = path_of(message)  # the reason may differ from crop to crop
-            if path not in state.unreadable:
-                state.unreadable[path] = message
-                self._tracker.say(f"replaced: {message}")
-        allowed = self._config.data.max_unreadable_share
-        if len(state.unreadable) > allowed * self._num_utterances:
-            last = list(state.unreadable.values())[-1]
-            if not self._processes.is_first:
-                raise PeerError("too many utterances could not be read")
-            raise TrainingError(
-                f"{len(state.unreadable)} of {self._num_utterances} training utterances could not be read, more "
-                f"than data.max_unreadable_share ({allowed:g}) allows; the last one: {last}"
-            )
+        count_replaced(
+            messages, state, self._config, self._num_utterances, self._tracker.say, self._processes
+        )

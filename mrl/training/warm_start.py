@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.config import Config
 from mrl.data.corpus import Corpus
 from mrl.data.loader import make_loader
-from mrl.data.loading import CropDataset
+from mrl.data.loading import Batch, CropDataset
 from mrl.data.sampling import balanced_sample
 from mrl.data.speed import at_speed, source_samples
 from mrl.errors import DataError
@@ -36,11 +36,11 @@ from mrl.randomness import torch_generator
 from mrl.training.criterion import Criterion, build_criterion
 
 _BATCH = 32
-_CROP_SECONDS = 4.0  # close to what the released models saw, long enough for a stable class vector
-
+_CROP_SAMPLES = 4 * SAMPLE_RATE  # close to what the models saw, long enough for a stable class vector
 _TEACHER_SAMPLE = 2_000  # utterances that the map to a teacher's space is first fitted on
 
 Advance = Callable[[int], None]
+Replaced = Callable[[Sequence[str]], None]
 
 
 def warm_start(
@@ -51,14 +51,17 @@ def warm_start(
     advance: Advance | None = None,
     say: Callable[[str], None] | None = None,
     *,
+    replaced: Replaced | None = None,
     teacher: SpeakerEncoder | None = None,
     processes: Processes | None = None,
 ) -> tuple[SpeakerEncoder, Criterion]:
     """An encoder around the released backbone, its head and class vectors started as ``model.head_init`` says.
 
     ``advance`` is told how many utterances were embedded; :func:`num_embedded` says how many there will be.
-    ``say`` is told of each that could not be read and was replaced. ``teacher`` is a model other than
-    ``released``, where the configuration names one. Each of ``processes`` embeds its part of the sample.
+    ``say`` is told of data workers that were replaced, ``replaced`` of utterances that could not be read, and were:
+    the messages of all processes, in each of them, after each pass over the sample; it may raise. ``teacher`` is a
+    model other than ``released``, where the configuration names one. Each of ``processes`` embeds its part of the
+    sample.
     """
     processes = processes or Processes()
     if not config.loss.has_classes and config.dims[-1] > released.embedding_dim:
@@ -68,7 +71,7 @@ def warm_start(
             f"with each other alone, so it would stay zero; make {released.embedding_dim} the widest prefix"
         )
     torch.manual_seed(config.seed)  # the fresh layers of head_init: random, and nothing else
-    sample = _Sample(config, corpus, device, advance, say, processes)
+    sample = _Sample(config, corpus, device, advance, say, replaced, processes)
     encoder, embedded = _started_encoder(config, released, sample, device)
     if teacher is None and any(stage.teacher_weight for stage in config.stages):
         teacher = copy.deepcopy(encoder)
@@ -164,10 +167,11 @@ class _Sample:
         device: torch.device,
         advance: Advance | None,
         say: Callable[[str], None] | None,
+        replaced: Replaced | None,
         processes: Processes,
         chosen: NDArray[np.int64] | None = None,
     ) -> None:
-        self._context = (config, corpus, device, advance, say, processes)
+        self._context = (config, corpus, device, advance, say, replaced, processes)
         if chosen is None:
             chosen = balanced_sample(corpus, sample_size(config, corpus), config.seed)
         self._chosen = chosen
@@ -185,36 +189,39 @@ class _Sample:
 
         Raises EmbeddingError, in all processes, for embeddings that are not finite.
         """
-        config, corpus, device, advance, say, processes = self._context
-        num_samples = round(_CROP_SECONDS * SAMPLE_RATE)
-        dataset = CropDataset(corpus, source_samples(num_samples, [speed]), config.seed)
-        keys = [(0, int(item)) for item in self._chosen]
-        batches = [keys[i : i + _BATCH] for i in range(0, len(keys), _BATCH)]
-        own = batches[processes.rank :: processes.world_size]
+        _, corpus, device, advance, _, tell, processes = self._context
         parts: list[_Embedded] = []
         broken: list[str] = []
-        loader = make_loader(
-            dataset,
-            own,
+        replaced: list[str] = []
+        for batch in self._own_batches(speed):
+            waveforms = at_speed(batch.waveforms.to(device, non_blocking=True), speed, _CROP_SAMPLES)
+            vectors = encoder(waveforms).float().cpu()
+            parts.append(_Embedded(vectors, batch.speakers))
+            unusable = batch.utterances[~usable_rows(vectors)].tolist()
+            broken += [corpus.relative_path(utterance) for utterance in unusable]
+            replaced += batch.replaced
+            if advance is not None:
+                advance(len(batch.speakers))
+        everywhere = processes.gather((broken, replaced))
+        if tell is not None:
+            tell([message for _, messages in everywhere for message in messages])
+        if paths := [path for of_one, _ in everywhere for path in of_one]:
+            raise embedding_error(paths, len(self), encoder)
+        return _in_order(processes.gather(parts))
+
+    def _own_batches(self, speed: float) -> Iterable[Batch]:
+        """The part of the sample that falls to this process, in crops to be played ``speed`` times as fast."""
+        config, corpus, device, _, say, _, processes = self._context
+        keys = [(0, int(item)) for item in self._chosen]
+        batches = [keys[i : i + _BATCH] for i in range(0, len(keys), _BATCH)]
+        return make_loader(
+            CropDataset(corpus, source_samples(_CROP_SAMPLES, [speed]), config.seed),
+            batches[processes.rank :: processes.world_size],
             config.data.workers,
             pin_memory=device.type == "cuda",
             timeout_seconds=config.data.worker_timeout_seconds,
             say=say,
         )
-        for batch in loader:
-            waveforms = at_speed(batch.waveforms.to(device, non_blocking=True), speed, num_samples)
-            vectors = encoder(waveforms).float().cpu()
-            parts.append(_Embedded(vectors, batch.speakers))
-            unusable = batch.utterances[~usable_rows(vectors)].tolist()
-            broken += [corpus.relative_path(utterance) for utterance in unusable]
-            if say is not None:
-                for message in batch.replaced:
-                    say(f"warm start, replaced: {message}")
-            if advance is not None:
-                advance(len(batch.speakers))
-        if everywhere := [path for paths in processes.gather(broken) for path in paths]:
-            raise embedding_error(everywhere, len(keys), encoder)
-        return _in_order(processes.gather(parts))
 
 
 def _in_order(parts: Sequence[Sequence[_Embedded]]) -> _Embedded:

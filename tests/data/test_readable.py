@@ -12,6 +12,7 @@ import soundfile
 from mrl.data.readable import check_audio_readable
 from mrl.data.trials import Trial, TrialList
 from mrl.errors import DataError
+from mrl.models.released import ReleasedModel
 
 
 def listed(root: Path, count: int) -> TrialList:
@@ -66,6 +67,23 @@ def test_no_more_than_five_are_named(tmp_path: Path) -> None:
         check_audio_readable([trials])
     assert str(caught.value).count(": empty") == 5
     assert "and 2 more" in str(caught.value)
+
+
+def test_what_is_too_short_for_the_model_is_counted_with_the_rest(
+    tmp_path: Path, released: ReleasedModel
+) -> None:
+    trials = listed(tmp_path, 4)
+    least = released.min_samples
+    for name, rate, count in (("0", 16_000, least), ("1", 16_000, least - 1), ("2", 48_000, 3 * least - 3)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(count, 0.1, dtype=np.float32), rate)
+    (tmp_path / "3.wav").write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 4") as caught:
+        check_audio_readable([trials], released.require_samples)
+    short = f"a waveform of {least - 1} samples is too short"
+    for expected in (f"1.wav: {short}", f"2.wav: {short}", "3.wav: empty"):
+        assert expected in str(caught.value)
+    long_enough = TrialList.from_trials("x", tmp_path, [Trial(True, "0.wav", "0.wav")])
+    check_audio_readable([long_enough], released.require_samples)
 
 
 def test_mp3_is_left_alone(tmp_path: Path) -> None:

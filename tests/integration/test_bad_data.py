@@ -7,16 +7,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 import evaluate
+from mrl.audio import SAMPLE_RATE
 from mrl.models.checkpoint_format import read_checkpoint
+from mrl.models.pretrained import load_released
 from tests.data.bad_corpus import ALL_BAD, Planted, plant_bad_corpus
 from tests.integration.conftest import AUGMENTATION, CONFIG
 from tests.integration.test_evaluate import BEST, SMALL
 from tests.integration.test_several_processes import configuration, launch
 
 BATCH = 8
+FEW = {"warm_start_utterances": 1}
+"""One utterance of each speaker: the warm start meets few of the bad files, and the stages meet the others."""
 
 
 @pytest.fixture
@@ -63,18 +69,33 @@ def require_exact_account(made: Planted, output: str) -> None:
 def test_a_run_over_bad_files_ends_well_and_names_each(
     run, planted, capsys, index: int, changes: dict[str, Any], workers: int
 ) -> None:
-    assert run(data=data(1.0, workers), stages=[stage(index, **changes)]) == 0
+    assert run(model=FEW, data=data(1.0, workers), stages=[stage(index, **changes)]) == 0
     captured = capsys.readouterr()
     assert "Traceback" not in captured.out + captured.err
     require_exact_account(planted, captured.out)
 
 
-@pytest.mark.parametrize("changes", [{}, {"cache_views": 1}], ids=["files", "cache"])
-def test_too_many_bad_files_stop_the_run_with_one_line(run, planted, capsys, changes: dict[str, Any]) -> None:
-    assert run(data=data(0.1), stages=[stage(0, **changes)]) == 2
-    message = capsys.readouterr().err
+def test_what_only_the_warm_start_met_is_counted_and_kept_in_its_checkpoint(run, planted, capsys) -> None:
+    assert run(data=data(1.0), stages=[]) == 0
+    require_exact_account(planted, capsys.readouterr().out)
+    assert run("--resume", "checkpoints/last.pt", data=data(1.0), stages=[]) == 0
+    require_exact_account(planted, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("model", "stages"),
+    [({}, []), (FEW, [stage(0)]), (FEW, [stage(0, cache_views=1)])],
+    ids=["warm start", "files", "cache"],
+)
+def test_too_many_bad_files_stop_the_run_with_one_line(
+    run, planted, capsys, model: dict[str, Any], stages: list[dict[str, Any]]
+) -> None:
+    assert run(model=model, data=data(0.3), stages=stages) == 2
+    captured = capsys.readouterr()
+    assert ("epoch 0" in captured.out) == bool(stages)
+    message = captured.err
     assert (
-        "training utterances could not be read, more than data.max_unreadable_share (0.1) allows" in message
+        "training utterances could not be read, more than data.max_unreadable_share (0.3) allows" in message
     )
     assert message.startswith("error: ")
     assert message.count("\n") == 1
@@ -86,9 +107,9 @@ def test_as_many_as_are_allowed_do_not_stop_the_run(run, planted) -> None:
 
 
 def test_the_account_of_bad_files_goes_on_when_a_run_is_resumed(run, planted, capsys) -> None:
-    assert run(data=data(1.0), stages=[stage(0)]) == 0
-    two = [stage(0), stage(1)]
-    assert run("--resume", "checkpoints/last.pt", "--allow-config-change", data=data(1.0), stages=two) == 0
+    assert run(model=FEW, data=data(1.0), stages=[stage(0)]) == 0
+    more = {"model": FEW, "data": data(1.0), "stages": [stage(0), stage(1)]}
+    assert run("--resume", "checkpoints/last.pt", "--allow-config-change", **more) == 0
     require_exact_account(planted, capsys.readouterr().out)
 
 
@@ -124,24 +145,33 @@ def test_all_bad_files_of_a_validation_list_are_named_before_the_warm_start(run,
     files[1].write_bytes(files[1].read_bytes()[:500])
     files[2].unlink()
     files[2].symlink_to("nowhere.wav")
+    least = load_released("released.pt").min_samples
+    soundfile.write(files[3], np.full(least - 1, 0.1, dtype=np.float32), SAMPLE_RATE)
+    soundfile.write(files[4], np.full(least, 0.1, dtype=np.float32), SAMPLE_RATE)
     assert run() == 2
     captured = capsys.readouterr()
-    for file in files[:3]:
+    for file in files[:4]:
         assert f"{file.name}: " in captured.err
-    assert "3 of " in captured.err
+    assert "4 of " in captured.err
+    assert f"a waveform of {least - 1} samples is too short" in captured.err
     assert "warm start" not in captured.out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"cache_views": 1}], ids=["files", "cache"])
+@pytest.mark.parametrize(
+    ("few", "stages"),
+    [({}, []), (FEW, [stage(0)]), (FEW, [stage(0, cache_views=1)])],
+    ids=["warm start", "files", "cache"],
+)
 def test_two_processes_count_the_files_of_both(
-    workplace, planted, monkeypatch, changes: dict[str, Any]
+    workplace, planted, monkeypatch, few: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
     monkeypatch.chdir(workplace)
-    result = launch(configuration(stage(0, **changes), data=data(1.0)), workplace, 2)
+    settings = {"model": {"pretrained": "released.pt", **few}, "stages": stages}
+    result = launch(configuration(**settings, data=data(1.0)), workplace, 2)
     assert result.returncode == 0, result.stderr
     require_exact_account(planted, result.stdout)
     share = (len(planted.unusable) - 1) / len(planted)  # more than either process finds by itself
-    result = launch(configuration(stage(0, **changes), data=data(share)), workplace, 2)
+    result = launch(configuration(**settings, data=data(share)), workplace, 2)
     assert result.returncode != 0
     assert "more than data.max_unreadable_share" in result.stderr

@@ -46,6 +46,21 @@ def test_a_run_without_memory_says_what_fits_and_goes_on_with_it(run, workplace,
     assert read_checkpoint(workplace / "checkpoints/last.pt")["state"]["epoch"] == 4
 
 
+def test_a_dry_run_names_the_stage_that_memory_is_too_short_for(run, monkeypatch, capsys):
+    """In this configuration the second stage, which trains the backbone, keeps far more than the first."""
+    assert run("--dry-run") == 0
+    plan = capsys.readouterr().out
+    assert "GiB at least" not in plan
+    needs = [int(line.split()[-2].replace(",", "")) for line in plan.splitlines() if line.endswith(" MiB")]
+    between = sum(needs) // 2 * 2**20
+    monkeypatch.setattr("mrl.training.plan.measure", lambda _: Memory(between, 0, 0))
+    assert run("--dry-run") == 0
+    plan = capsys.readouterr().out
+    assert "stage full needs " in plan
+    assert "stage head needs " not in plan
+    assert "--find-batch-size measures how many crops fit" in plan
+
+
 def test_memory_that_ends_while_scoring_names_the_key(run, monkeypatch, capsys):
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
