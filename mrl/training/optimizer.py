@@ -60,7 +60,7 @@ def parameter_groups(encoder: SpeakerEncoder, classifier: nn.Module, stage: Stag
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give ``optimizer`` the ``state_dict`` of an earlier one; rates, decay and the like stay its own.
+    """Give ``optimizer`` the ``state_dict`` of an earlier one; peak rates, decay and the like stay its own.
 
     Raises ValueError where that was another kind of optimizer, or had other parameters.
     """
@@ -69,9 +69,10 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         if set(kept) != expected:
             names, others = ", ".join(sorted(expected)), ", ".join(sorted(map(str, kept)))
             raise ValueError(f"the optimizer keeps {names} of each tensor, that of the checkpoint {others}")
-    # They are the configuration's, which may have been changed on purpose.
+    # The configuration's, which may have been changed on purpose; the rate is a function of the step anyway.
     options = [
-        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        {key: value for key, value in group.items() if key not in ("params", "lr")}
+        for group in optimizer.param_groups
     ]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, options, strict=True):
