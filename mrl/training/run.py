@@ -13,23 +13,19 @@ import torch
 from mrl.config import Config
 from mrl.config_file import config_to_dict
 from mrl.console import Console
-from mrl.data.assemble import RunData, assemble
-from mrl.data.demo import prepare_demo
+from mrl.data.assemble import RunData
 from mrl.device import choose_device
 from mrl.errors import CheckpointError
-from mrl.models.download import resolve
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.load_encoder import encoder_from_released
-from mrl.models.pretrained import load_released
-from mrl.models.released import ReleasedModel
 from mrl.processes import Processes, joined_processes
 from mrl.training.batch_search import find_batch_sizes
 from mrl.training.criterion import Criterion, build_criterion
-from mrl.training.lora import require_peft
+from mrl.training.inputs import Inputs, Released, require_inputs
 from mrl.training.out_of_memory import naming_memory
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
-from mrl.training.preflight import require_equal_parts, require_one_process, require_paths
+from mrl.training.preflight import require_equal_parts, require_one_process
 from mrl.training.replaced import count_replaced
 from mrl.training.resume import AUTO, Resumed, checkpoint_to_resume, require_same_data, resume_from
 from mrl.training.run_checkpoints import progress_words
@@ -62,7 +58,7 @@ def _train(
         with naming_saved(lambda: _saved_before(resumed), resume):
             # Everything that can be wrong with the input is found before a file of an earlier run is touched.
             inputs = processes.first_then_rest(
-                lambda: _require_inputs(
+                lambda: require_inputs(
                     config, source, console, needs_weights=resumed is None, write_lists=processes.is_first
                 )
             )
@@ -87,7 +83,7 @@ def _read_checkpoint(
 
 def _run(
     config: Config,
-    inputs: _Inputs,
+    inputs: Inputs,
     device: torch.device,
     console: _RememberingConsole,
     resumed: Resumed | None,
@@ -157,29 +153,11 @@ def _warm_start_alone(config: Config, source: str, option: str) -> Iterator[_Mad
     require_one_process(option)
     device = choose_device(config.runtime.device, config.runtime.precision)
     console = Console()
-    data, released = _require_inputs(config, source, console, write_lists=False)
+    data, released = require_inputs(config, source, console, write_lists=False)
     assert released is not None
     with Tracker(config.logging, run_config=config_to_dict(config), files=False) as tracker:
         encoder, criterion = _warm_started(config, released, data, device, tracker, Processes(), RunState())
         yield _Made(encoder, criterion, data, tracker)
-
-
-class _Released(NamedTuple):
-    student: ReleasedModel
-    teacher: SpeakerEncoder | None  # where it is another model
-
-
-class _Inputs(NamedTuple):
-    data: RunData
-    released: _Released | None  # None where a checkpoint holds the weights
-
-
-def _load_models(config: Config, console: Console) -> _Released:
-    model = config.model
-    teacher = None
-    if model.teacher is not None:
-        teacher = encoder_from_released(load_released(resolve(model.teacher, console)))
-    return _Released(load_released(resolve(model.pretrained, console)), teacher)
 
 
 class _RememberingConsole(Console):
@@ -194,25 +172,9 @@ class _RememberingConsole(Console):
         super().say(text)
 
 
-def _require_inputs(
-    config: Config, source: str, console: Console, *, needs_weights: bool = True, write_lists: bool = True
-) -> _Inputs:
-    """Check that every input is there, load the models, make the demo's speakers, and gather the data."""
-    require_paths(config, source, needs_weights=needs_weights)
-    if any(stage.lora is not None for stage in config.stages):
-        require_peft()
-    # Before the data: the model tells what is too short, and its file is read sooner than a corpus.
-    released = _load_models(config, console) if needs_weights else None
-    # A run that goes on has scored all files before.
-    require_samples = None if released is None else released.student.require_samples
-    prepare_demo(config, console)
-    data = assemble(config, console.say, require_samples=require_samples, write_lists=write_lists)
-    return _Inputs(data, released)
-
-
 def _fresh_trainer(
     config: Config,
-    released: _Released,
+    released: Released,
     data: RunData,
     device: torch.device,
     tracker: Tracker,
@@ -230,7 +192,7 @@ def _fresh_trainer(
 
 def _warm_started(
     config: Config,
-    released: _Released,
+    released: Released,
     data: RunData,
     device: torch.device,
     tracker: Tracker,

@@ -176,7 +176,7 @@ def test_a_signal_before_a_resumed_run_trains_says_from_where_it_goes_on(run, mo
     assert run() == 0
     again = ["--resume", "checkpoints/epoch_001.pt", "--allow-config-change", "--set", "seed=6"]
     with monkeypatch.context() as patch:
-        send(patch, "mrl.training.run:assemble", 1, signal.SIGTERM)
+        send(patch, "mrl.training.inputs:assemble", 1, signal.SIGTERM)
         assert run(*again) == 128 + signal.SIGTERM
     said = capsys.readouterr().err.strip()
     assert "saved: 1 epoch, in checkpoints/epoch_001.pt; go on with" in said
