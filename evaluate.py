@@ -8,6 +8,7 @@ import sys
 
 from mrl.errors import MRLError
 from mrl.evaluation.request import PARTS, Request
+from mrl.standard_streams import leave, open_missing, say_error
 
 
 def parse_arguments(arguments: list[str]) -> Request:
@@ -45,9 +46,7 @@ def parse_arguments(arguments: list[str]) -> Request:
         help="baselines: released model, PCA, LDA, stages; cohort: AS-norm; grids: durations and precisions; "
         "cascade: short prefix first; search: a shortlist among a million",
     )
-    parser.add_argument(
-        "--output", metavar="DIR", help="report files (default: evaluation/ in the log folder)"
-    )
+    parser.add_argument("--output", metavar="DIR", help="of the report (default: evaluation/ in the logs)")
     parser.add_argument("--scores", action="store_true", help="write the score of every trial too")
     parser.add_argument(
         "--replace-decisions",
@@ -80,19 +79,20 @@ def parse_arguments(arguments: list[str]) -> Request:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    open_missing()
     request = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         from mrl.evaluation.run import evaluate  # with PyTorch, which takes seconds
 
         evaluate(request)
     except MRLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_error("interrupted")
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

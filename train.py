@@ -8,6 +8,7 @@ import sys
 
 from mrl.config_file import load_config, load_environment
 from mrl.errors import MRLError, PeerError
+from mrl.standard_streams import leave, open_missing, say_error
 from mrl.stopping import Stopped, last_words, listening
 
 
@@ -48,6 +49,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    open_missing()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse_arguments(arguments)
     try:
@@ -57,11 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     except PeerError as error:  # which the first process has said more of
         return error.exit_code
     except MRLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         return error.exit_code
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            print(last_words(stop, arguments), file=sys.stderr)
+            say_error(last_words(stop, arguments))
         return stop.exit_code
     return 0
 
@@ -82,4 +84,4 @@ def act(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

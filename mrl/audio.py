@@ -30,7 +30,8 @@ from mrl.audio_sources import (
     open_source,
     reason_of,
 )
-from mrl.errors import AudioError
+from mrl.errors import AudioError, DataError
+from mrl.open_files import ADVICE, is_at_limit
 from mrl.packed import PackedUtterance, find_utterance
 
 __all__ = [
@@ -166,6 +167,8 @@ def _naming(path: Path) -> Iterator[None]:
     except AudioError as error:
         raise type(error)(f"{printable(path)}: {error}") from None
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        if is_at_limit(error):  # which is no fault of the file, and not mended by another in its place
+            raise DataError(f"{printable(path)}: {reason_of(error)}; {ADVICE}") from None
         raise AudioError(f"{printable(path)}: {_why_unreadable(path, error)}") from None
 
 

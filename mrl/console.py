@@ -7,7 +7,6 @@ plain text, progress at a bounded rate. A console or log that cannot be written 
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,14 +20,16 @@ from rich.text import Text
 
 from mrl.line_file import LineFile, reason
 from mrl.progress import LiveBars, ProgressReport
+from mrl.standard_streams import switch_off
 
 
 class Console:
-    """The console (``stream``, standard output by default) and, where given, a log file."""
+    """The console (``stream``, standard output by default, where there is one) and, where given, a log file."""
 
     def __init__(self, log: LineFile | None = None, *, stream: TextIO | None = None) -> None:
         self._log = log
-        self._stream = _LenientStream(stream or sys.stdout)
+        self._is_log_whole = True
+        self._stream = _LenientStream(stream or sys.stdout or io.StringIO())
         self._rich = rich.console.Console(file=self._stream, soft_wrap=True)  # type: ignore[arg-type]
         self._bars = LiveBars(self._rich)
 
@@ -49,12 +50,20 @@ class Console:
         if self._log is None:
             return
         stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        lines = text.splitlines() or [""]
+        was_whole = self._is_log_whole
         try:
-            for line in text.splitlines() or [""]:
+            for line in (
+                lines if was_whole else ["(lines that could not be written are missing here)", *lines]
+            ):
                 self._log.write(f"{stamp}  {line}".rstrip())
+            self._is_log_whole = True
         except OSError as error:
-            self.close()
-            self.say(f"training.log: {reason(error)}; switched off, the run goes on")
+            self._is_log_whole = False
+            if was_whole:
+                self.say(
+                    f"training.log: {reason(error)}; what finds no room is missing there, the run goes on"
+                )
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table; columns that hold only numbers are aligned to the right."""
@@ -125,12 +134,7 @@ class _LenientStream:
 
     def _lose(self, error: Exception) -> None:
         self._is_open, self.lost = False, reason(error)
-        # What is still buffered would fail once more when the interpreter flushes it at exit.
-        with suppress(OSError, ValueError, io.UnsupportedOperation):
-            descriptor = self._stream.fileno()
-            sink = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(sink, descriptor)
-            os.close(sink)
+        switch_off(self._stream)
 
 
 def _drawn_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,9 +18,11 @@ class WholeWrites:
         self._file = path.open("ab", buffering=0)
 
     def write(self, data: bytes) -> None:
-        """Raises OSError where not all of it could be written."""
+        """Raises OSError where not all of it could be written; the file is then as it was."""
         written = self._file.write(data)
         if written != len(data):
+            with suppress(OSError):  # no file of a disk, a device say
+                os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
             raise OSError(f"only {written} of {len(data)} bytes could be written (disk full?)")
 
     def close(self) -> None:

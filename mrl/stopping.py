@@ -1,8 +1,9 @@
 """Signals that ask a run to end: it ends where nothing is lost.
 
-Ctrl-C (SIGINT), a cluster's SIGTERM and SIGUSR1, which many ask for some minutes before the end of the time, all mean
-the same. While nothing has been trained they end the run at once. Under :func:`deferring` the first of them is
-remembered until the run looks, between two steps say, and saves; another one, later, ends it there and then.
+Ctrl-C (SIGINT), a terminal that is closed (SIGHUP), a cluster's SIGTERM, and what clusters send some minutes before the
+end of the time (SIGUSR1, SIGUSR2, SIGXCPU) all mean the same. While nothing has been trained they end the run at once.
+Under :func:`deferring` the first of them is remembered until the run looks, between two steps say, and saves; another
+one, later, ends it there and then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_UNASKED = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGXCPU") if hasattr(signal, name))
+"""Shell, system and launcher each tell of a closed terminal, and the system of each second beyond a limit of CPU time:
+that they come again is nobody's wish to end at once."""
 _SAME_SECONDS = 2.0
 """One request may come twice: a launcher passes on what the whole group of processes was sent."""
 _DEAF_SECONDS = 60.0
@@ -53,11 +58,14 @@ _ears = _Ears()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Signals raise :class:`Stopped` within the block; the handlers from before are back after it."""
+    """Signals raise :class:`Stopped` within the block; the handlers from before are back after it.
+
+    A SIGHUP that is ignored already stays so: that is what ``nohup`` asks for.
+    """
     if threading.current_thread() is not threading.main_thread():  # others get no signals
         yield
         return
-    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+    before = {number: signal.signal(number, _hear) for number in SIGNALS if not _is_ignored_hangup(number)}
     _ears.heard = None
     try:
         yield
@@ -139,10 +147,15 @@ def heeding(advance: Callable[[int], None]) -> Callable[[int], None]:
     return advance_and_heed
 
 
+def _is_ignored_hangup(number: int) -> bool:
+    # Scripts start what they put into the background with SIGINT ignored; that must end the run all the same.
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN
+
+
 def _hear(number: int, _: FrameType | None) -> None:
     now = time.monotonic()
     is_first = _ears.heard is None
-    if _ears.defers and not is_first and now - _ears.heard_at < _SAME_SECONDS:
+    if not is_first and (number in _UNASKED or now - _ears.heard_at < _SAME_SECONDS):
         return
     _ears.heard, _ears.heard_at = number, now
     if not (_ears.defers and is_first):
@@ -163,6 +176,7 @@ def _watch(reading: int) -> None:
             if _ears.heard is not None:
                 break
         else:
-            os.write(2, b"ended: this process waited for another one, which does not answer\n")
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, b"ended: this process waited for another one, which does not answer\n")
             os._exit(128 + noted[0])
     os.close(reading)

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from mrl.console import Console
+from mrl.standard_streams import open_missing
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "ablation.yaml"
@@ -220,6 +221,7 @@ def _changes(
 
 
 def main() -> int:
+    open_missing()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tests are no installed package
 
 from mrl.console import Console  # noqa: E402
+from mrl.standard_streams import open_missing  # noqa: E402
 from tests.fuzz.campaign import Tally, attack, save_failures  # noqa: E402
 from tests.fuzz.targets import SHARES, targets  # noqa: E402
 
@@ -36,6 +37,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    open_missing()
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     console = Console()
     torch.set_num_threads(1)

@@ -25,6 +25,7 @@ from mrl.data.loading import CropDataset
 from mrl.data.sampling import Sampling
 from mrl.loss import MarginSoftmax, PrefixSettings, SlicedClassifier, Targets
 from mrl.models.pretrained import build_released, save_released
+from mrl.standard_streams import open_missing
 
 MODEL_CONFIG = {
     "F": 40,
@@ -49,6 +50,7 @@ AUGMENTATION = AugmentationConfig(
 
 
 def main() -> None:
+    open_missing()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("configs/demo_encoder.pt"))
     parser.add_argument("--corpus", type=Path, default=Path("data/demo_pretraining"))

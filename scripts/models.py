@@ -10,6 +10,7 @@ import sys
 
 from mrl.console import Console
 from mrl.models.registry import PROTOCOLS, REGISTRY, ReleasedCheckpoint, published
+from mrl.standard_streams import open_missing
 
 COLUMNS = ("name", "parameters (M)", *(f"EER {protocol}" for protocol in PROTOCOLS), "source of the figures")
 
@@ -27,6 +28,7 @@ def row(checkpoint: ReleasedCheckpoint) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    open_missing()
     parser = argparse.ArgumentParser(prog="models.py", description=__doc__, allow_abbrev=False)
     parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     Console().table("Released checkpoints", COLUMNS, [row(checkpoint) for checkpoint in REGISTRY.values()])

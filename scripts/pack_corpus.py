@@ -18,6 +18,7 @@ from mrl.data.corpus import scan
 from mrl.data.pack_checks import crops_per_second, verify_packed
 from mrl.data.packing import PackOptions, pack_corpus
 from mrl.errors import MRLError
+from mrl.standard_streams import open_missing
 
 INTERRUPTED = 130
 
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    open_missing()
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         run(options, Console())

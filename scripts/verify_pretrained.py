@@ -19,6 +19,7 @@ from mrl.evaluation.verification import verify
 from mrl.models.download import resolve
 from mrl.models.pretrained import load_released
 from mrl.models.registry import PROTOCOLS, REGISTRY, published
+from mrl.standard_streams import open_missing
 
 COLUMNS = ("list", "trials", "EER measured %", "EER published %", "minDCF 0.01", "minDCF 0.05")
 
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    open_missing()
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         run(options, Console())

@@ -27,11 +27,17 @@ def test_a_full_disk_is_an_error_at_the_write_and_not_at_the_close() -> None:
     file.close()
 
 
-def test_a_partly_written_line_is_an_error(tmp_path: Path) -> None:
+def test_a_partly_written_line_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     file = LineFile(tmp_path / "lines")
-    file._file._file = SimpleNamespace(write=lambda data: len(data) - 1)  # type: ignore[assignment]
-    with pytest.raises(OSError, match="only 4 of 5 bytes"):
-        file.write("line")
+    file.write("first")
+    whole = file._file._file
+    short = SimpleNamespace(write=lambda data: whole.write(data[:-1]), fileno=whole.fileno)
+    file._file._file = short  # type: ignore[assignment]
+    with pytest.raises(OSError, match="only 6 of 7 bytes"):
+        file.write("second")
+    file._file._file = whole
+    file.write("third")
+    assert (tmp_path / "lines").read_text() == "first\nthird\n"
 
 
 def test_reason_is_one_line() -> None:

@@ -15,13 +15,14 @@ from mrl import stopping
 from mrl.stopping import Stopped, deferring, heed, heeding, is_stop_requested, last_words, listening
 
 ROOT = Path(__file__).parent.parent
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 
 
 def send(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", ALL)
 def test_where_nothing_is_deferred_a_signal_raises(number):
     with listening(), pytest.raises(Stopped) as caught:
         send(number)
@@ -51,6 +52,38 @@ def test_a_request_that_comes_twice_at_once_is_one_and_a_later_one_another(monke
         with pytest.raises(Stopped) as caught:
             send(signal.SIGINT)
     assert caught.value.is_sudden
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
+def test_what_comes_again_by_itself_is_no_second_request(monkeypatch, number):
+    monkeypatch.setattr(stopping, "_SAME_SECONDS", 0.0)
+    with listening():
+        with deferring():
+            send(number)
+            send(number)
+            assert is_stop_requested()
+        send(number)  # while the run ends
+        with pytest.raises(Stopped, match=r"^by SIGTERM$"):
+            send(signal.SIGTERM)
+
+
+def test_a_request_that_comes_twice_at_once_raises_once():
+    with listening():
+        with pytest.raises(Stopped):
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)  # the first one is still on its way out
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_of_the_signals_that_are_ignored_sighup_stays_so(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with listening(), deferring():
+            send(number)
+            assert is_stop_requested() == (number != signal.SIGHUP)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_terminal_that_is_gone_is_no_reason_to_die(monkeypatch):
@@ -96,13 +129,13 @@ def test_the_last_words_are_a_command(monkeypatch, arguments, processes, command
 
 
 DEAF = """
-import ctypes
+import ctypes, threading
 from mrl import stopping
 stopping._DEAF_SECONDS = 1.0
 with stopping.listening(), stopping.never_deaf():
     mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
     libc.pthread_mutex_lock(mutex)
-    print("waiting", flush=True)
+    threading.Timer(0.5, print, ["waiting"], {"flush": True}).start()
     libc.pthread_mutex_lock(mutex)  # for ever, and no signal ends it
 """
 

@@ -24,6 +24,8 @@ from mrl.data.epoch_batches import Key
 from mrl.data.loading import Batch, CropDataset, collate
 from mrl.data.worker_crew import NO_TASK, PREPARING, STARTING, Crew, Death, Task
 from mrl.errors import DataError
+from mrl.line_file import reason
+from mrl.open_files import ADVICE, is_at_limit, require_room
 from mrl.stopping import heed
 
 MAX_DEATHS = 3
@@ -32,6 +34,7 @@ MAX_HANGS = 2
 """Times that the same batch may be late."""
 _LOOK_SECONDS = 0.5  # between looks at the clock and the workers while nothing arrives
 _STOP_SECONDS = 5.0  # a run that is to end does not wait longer for what may hang
+_SPARE_FILES = 4  # what handing a batch over opens besides its parts
 _NAMED = 4  # files of a batch that a message names
 _HINTS = {
     "SIGKILL": "out of memory? lower data.workers",
@@ -162,6 +165,8 @@ class BatchLoader:
                 result = None
             if result is not None and not isinstance(result, Exception):
                 return result, crew
+            if isinstance(result, DataError):  # no death, which would be looked for, is the reason
+                raise result
             waited = time.monotonic() - started
             if waited > _STOP_SECONDS:
                 heed()
@@ -255,10 +260,21 @@ class _Reader:
 
 def _shared(batch: Batch) -> Batch:
     """``batch`` in memory that the main process sees. Torch, left to do it, would lose a batch that finds no room."""
+    parts = 0
+
+    def share(tensor: Tensor) -> Tensor:
+        nonlocal parts
+        parts += 1
+        return tensor.share_memory_()
+
     try:
-        shared: Batch = _each_tensor(batch, Tensor.share_memory_)
+        shared: Batch = _each_tensor(batch, share)
+        # A thread of torch's is to open each part once more, and at this moment perhaps those of the batch before.
+        require_room(2 * parts + _SPARE_FILES)
         return shared
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
+        if is_at_limit(error):
+            raise DataError(f"a data worker cannot hand a batch over ({reason(error)}); {ADVICE}") from None
         raise DataError(
             f"a batch finds no room in shared memory ({error}); give /dev/shm more (docker run --shm-size), or lower "
             "data.workers or the batch size"

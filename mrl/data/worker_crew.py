@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -21,8 +22,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mrl.errors import DataError
+from mrl.line_file import reason
+from mrl.open_files import ADVICE, is_at_limit
 
 NO_TASK, STARTING, PREPARING = -1, -2, -3
 """Places of a worker that reads none of its task's items: it has no task; before the first item; after the last one."""
@@ -32,7 +36,7 @@ _LEAVE_SECONDS = 0.3  # for a worker to end by itself, which it does where it le
 _LAST_WAIT_SECONDS = 3.0  # for processes that have been killed
 _WATCH_SECONDS = 0.5
 # A cluster or a terminal signals every process of a job; the main process is to finish and save first.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 _IGNORED = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 Work = Callable[[Any, Callable[[int], None]], Any]
@@ -131,8 +135,9 @@ class Crew:
         except Exception as error:
             what = f"a data worker could not be started ({error})"
             is_short = isinstance(error, OSError)
-            advice = "; lower data.workers, or free memory and processes"
-            self.results.put(DataError(what + advice) if is_short else RuntimeError(what))
+            advice = ADVICE if is_at_limit(error) else "lower data.workers, or free memory and processes"
+            _forget_iterator(error)
+            self.results.put(DataError(f"{what}; {advice}") if is_short else RuntimeError(what))
             return
         finally:
             self._processes += set(multiprocessing.active_children()) - others
@@ -145,7 +150,11 @@ class Crew:
                     del result  # its memory, which would wait for the next one
                 results = iter(loader)
         except Exception as error:  # as a text alone, since its traceback would hold the iterator
-            self.results.put(RuntimeError(f"in a data worker: {type(error).__name__}: {error}"))
+            if is_at_limit(error):
+                what = "the batches of the data workers cannot be taken over"
+                self.results.put(DataError(f"{what} ({reason(error)}); {ADVICE}, or lower data.workers"))
+            else:
+                self.results.put(RuntimeError(f"in a data worker: {type(error).__name__}: {error}"))
 
 
 class _Reader(Dataset[Any]):
@@ -186,6 +195,13 @@ class _Draw(Iterable[Task]):
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self._tasks.get, None)
+
+
+def _forget_iterator(error: Exception) -> None:
+    """Torch's iterator, which could not be made whole, is not to complain of what it lacks when it is deleted."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(made := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
+            made._shutdown = True
 
 
 def _unchanged(result: Any) -> Any:

@@ -319,7 +319,7 @@ def test_a_worker_that_is_stopped_while_it_hands_over_a_batch_counts_as_hung(
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("number", stopping.SIGNALS)
 def test_workers_ignore_what_a_cluster_sends_to_the_whole_job(
     corpus: Corpus, said: list[str], number: int
 ) -> None:
