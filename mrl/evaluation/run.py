@@ -34,6 +34,7 @@ from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.decision_bundle import bundle_path
 from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.fingerprint import fingerprint_of
+from mrl.writable import why_unwritable
 
 Vectors = NDArray[np.float32]
 
@@ -97,6 +98,12 @@ def _require_all(
             speaker_numbers(trials)
     if parts & {"cohort", "baselines"}:
         session.require_cohort()
+    if (why := why_unwritable(folder := _report_folder(request, session.config))) is not None:
+        raise DataError(f"{folder}: the report cannot be written: {why}; name another folder with --output")
+    if (problem := _why_unsaved(request)) is not None:
+        if request.replace_decisions:
+            raise DataError(problem)
+        session.console.say(problem)
     if "baselines" not in parts:
         return None
     return other_encoders(session.config, Path(request.checkpoint), content.get("run_id"), session.console)
@@ -254,7 +261,6 @@ def _write(
     embeddings: Vectors,
     dims: Sequence[int],
 ) -> None:
-    folder = Path(request.output) if request.output else config.logging.directory / "evaluation"
     curves = [curve for found in findings for curve in found.curves]
     scores = None
     if request.with_scores:
@@ -264,8 +270,19 @@ def _write(
             )
             for number, trials in enumerate(session.lists)
         ]
-    for path in write_report(report, curves, folder, scores):
+    for path in write_report(report, curves, _report_folder(request, config), scores):
         session.console.say(f"written: {path}")
+
+
+def _report_folder(request: Request, config: Config) -> Path:
+    return Path(request.output) if request.output else config.logging.directory / "evaluation"
+
+
+def _why_unsaved(request: Request) -> str | None:
+    """Why no decisions can be saved beside the checkpoint, which may be another's, to be read only."""
+    if (why := why_unwritable(Path(request.checkpoint).parent)) is None:
+        return None
+    return f"no decisions can be saved beside {request.checkpoint}: {why}; for those, evaluate a copy of the checkpoint"
 
 
 def _save_decisions(
@@ -273,9 +290,13 @@ def _save_decisions(
 ) -> None:
     """Thresholds and calibration of the first list of single recordings, beside the checkpoint.
 
-    What another list has decided there for the same weights is kept, unless ``replace_decisions``.
+    What another list has decided there for the same weights is kept, unless ``replace_decisions``. Where nothing can
+    be written there, that is said once more: the report is made all the same.
     """
     checkpoint, say = Path(request.checkpoint), session.console.say
+    if (problem := _why_unsaved(request)) is not None:
+        say(problem)
+        return
     plain = [item for trials, item in zip(session.lists, report.lists, strict=True) if trials.models is None]
     if not plain:
         say("no decisions are saved: every list enrols several recordings, and verify compares two")

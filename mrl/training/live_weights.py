@@ -16,6 +16,7 @@ from mrl.config import Config, StageConfig
 from mrl.loss import class_speeds
 from mrl.models.encoder import SpeakerEncoder
 from mrl.training.criterion import Criterion
+from mrl.training.fitting import load_fitting
 from mrl.training.lora import add_adapters, merged_state, remove_adapters
 from mrl.training.moving_average import MovingAverage
 from mrl.training.run_state import Weights
@@ -78,8 +79,8 @@ class LiveWeights:
                     f"the stage has {name if wants else f'no longer {name}'}, the checkpoint not so"
                 )
         if state["live"] is not None:
-            self._encoder.load_state_dict(state["live"]["encoder"])
-            self._criterion.load_state_dict(state["live"]["criterion"])
+            load_fitting(self._encoder, state["live"]["encoder"])
+            load_fitting(self._criterion, state["live"]["criterion"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 

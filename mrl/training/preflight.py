@@ -9,6 +9,7 @@ from pathlib import Path
 from mrl.config import Config
 from mrl.errors import ConfigError, TrainingError
 from mrl.models.registry import REGISTRY
+from mrl.writable import why_unwritable
 
 _HOW = {
     "model.pretrained": (
@@ -61,8 +62,9 @@ def require_paths(config: Config, source: str, *, needs_weights: bool = True) ->
     if config.data.workers > _WORKERS_PER_CORE * cores:  # each takes hundreds of megabytes
         most = f"at most {_WORKERS_PER_CORE * cores} on the {cores} cores of this machine"
         problems.append(f"data.workers: {config.data.workers} processes; {most}")
-    if not _can_be_written(config.checkpoints.directory):  # a run without a log is better than none
-        problems.append(f"checkpoints.directory: {config.checkpoints.directory} cannot be written")
+    folder = config.checkpoints.directory
+    if (why := why_unwritable(folder)) is not None:  # a run without a log is better than none
+        problems.append(f"checkpoints.directory: {folder} cannot be written: {why}")
     if problems:
         raise ConfigError(source, problems, _DEMO)
 
@@ -97,12 +99,6 @@ def require_one_process(option: str) -> None:
     """Raise TrainingError where ``torchrun`` has started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError(f"{option} works in one process; run it without torchrun")
-
-
-def _can_be_written(folder: Path) -> bool:
-    """Whether ``folder`` is, or could be made, a folder to write to."""
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def configured_paths(config: Config) -> list[tuple[str, Path, str]]:

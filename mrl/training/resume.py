@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.finite import require_finite_weights
+from mrl.training.courses import Resumption
 from mrl.training.run_content import require_run
-from mrl.training.run_state import Best, RunState
+from mrl.training.run_state import Best, RunState, new_name
 from mrl.training.selection import Rank
+
+Say = Callable[[str], None]
 
 _NEEDED = (
     "criterion",
@@ -36,6 +39,7 @@ _HARMLESS = (
     "checkpoints.every_minutes",
     "checkpoints.keep_last",
     "data.cache",
+    "data.max_unreadable_share",
     "data.worker_timeout_seconds",
     "data.workers",
     "evaluation",
@@ -60,14 +64,20 @@ class Resumed:
     state: RunState
     best: Best
     is_changed: bool
-    """Whether the configuration differs in what is computed."""
+    """Whether the configuration, or the data, differ in what is computed."""
 
     @property
-    def wandb_run_id(self) -> str | None:
-        return self.content["wandb_run_id"]
+    def resumption(self) -> Resumption:
+        """The point that the records of the run go on from."""
+        left = self.content.get("course") or self.content["run_id"]
+        return Resumption(self.state.step, self.state.epoch, left, self.content["wandb_run_id"])
+
+    def course(self) -> str:
+        """That of the run from here on: another one where something has changed."""
+        return new_name() if self.is_changed else self.resumption.left
 
 
-def checkpoint_to_resume(path: str, config: Config, say: Callable[[str], None]) -> Path | None:
+def checkpoint_to_resume(path: str, config: Config, say: Say) -> Path | None:
     """The file that a run goes on from: ``path``, or for :data:`AUTO` the newest in the run's folder.
 
     In place of a damaged last.pt it is the newest other one beside it, and ``say`` is told so. None for AUTO where
@@ -126,7 +136,7 @@ def _candidates(folder: Path) -> list[Path]:
     return [path for name in names for path in sorted(folder.glob(name))]
 
 
-def _readable(path: Path, say: Callable[[str], None]) -> Path:
+def _readable(path: Path, say: Say) -> Path:
     """``path``; if it is a last.pt that cannot be read, the newest other one beside it."""
     try:
         _read_run(path)
@@ -165,8 +175,12 @@ def _with_defaults(values: dict[str, Any], source: str) -> dict[str, Any]:
         return values
 
 
-def require_same_data(resumed: Resumed, data: RunData, config: Config) -> None:
-    """Raise CheckpointError where the run had another corpus, other trial lists or prefixes, or no teacher."""
+def with_data(resumed: Resumed, data: RunData, config: Config, allow_change: bool, say: Say) -> Resumed:
+    """``resumed``, which is changed if ``data`` are others than those of the run.
+
+    Raises CheckpointError where the run had other speakers, trial lists or prefixes, or no teacher; and where its
+    corpus held other files, unless ``allow_change``: ``say`` is told so then.
+    """
     train, dims = data.train, config.dims
     content, source = resumed.content, resumed.source
     if content["speakers"] != list(train.speakers):
@@ -174,8 +188,6 @@ def require_same_data(resumed: Resumed, data: RunData, config: Config) -> None:
             f"{source}: its class vectors are of {len(content['speakers'])} speakers, data.train has other ones "
             f"({len(train.speakers)}); resume with the corpus of the run"
         )
-    if content["corpus"] != train.fingerprint():
-        raise CheckpointError(f"{source}: data.train holds other files than when the run began; restore them")
     lists = {trials.name: trials.fingerprint() for trials in data.validation}
     if changed := sorted(
         name for name in {*lists, *content["lists"]} if lists.get(name) != content["lists"].get(name)
@@ -193,6 +205,15 @@ def require_same_data(resumed: Resumed, data: RunData, config: Config) -> None:
         raise CheckpointError(
             f"{source}: its prefixes are {content['dims']}, the configuration has {list(dims)}"
         )
+    if content["corpus"] == train.fingerprint():
+        return resumed
+    before = content.get("num_utterances")
+    count = "" if before is None else f" ({len(train):,} utterances, {before:,} before)"
+    what = f"data.train holds other files than those that the run had{count}"
+    if not allow_change:
+        raise CheckpointError(f"{source}: {what}; restore them, or go on with these by --allow-config-change")
+    say(what)
+    return replace(resumed, is_changed=True)
 
 
 def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -21,15 +21,16 @@ from mrl.models.load_encoder import encoder_from_released
 from mrl.processes import Processes, joined_processes
 from mrl.training.batch_search import find_batch_sizes
 from mrl.training.criterion import Criterion, build_criterion
+from mrl.training.fitting import load_fitting
 from mrl.training.inputs import Inputs, Released, require_inputs
 from mrl.training.out_of_memory import naming_memory
 from mrl.training.overfit import overfit_stages
 from mrl.training.plan import describe_plan
 from mrl.training.preflight import require_equal_parts, require_one_process
 from mrl.training.replaced import count_replaced
-from mrl.training.resume import AUTO, Resumed, checkpoint_to_resume, require_same_data, resume_from
+from mrl.training.resume import AUTO, Resumed, checkpoint_to_resume, resume_from, with_data
 from mrl.training.run_checkpoints import progress_words
-from mrl.training.run_guards import alone_with_checkpoints, naming_saved
+from mrl.training.run_guards import alone_with, naming_saved
 from mrl.training.run_state import RunState
 from mrl.training.summary import write_summary
 from mrl.training.taking_up import set_earlier_run_aside
@@ -53,7 +54,7 @@ def _train(
     require_equal_parts(config, source, processes.world_size)
     device = choose_device(config.runtime.device, config.runtime.precision, processes.local_rank)
     console = _RememberingConsole(silent=not processes.is_first)
-    with alone_with_checkpoints(config, processes):
+    with alone_with("checkpoints.directory", config.checkpoints.directory, processes):
         resumed = _read_checkpoint(config, resume, allow_config_change, console, processes)
         with naming_saved(lambda: _saved_before(resumed), resume):
             # Everything that can be wrong with the input is found before a file of an earlier run is touched.
@@ -63,7 +64,7 @@ def _train(
                 )
             )
             if resumed is not None:
-                require_same_data(resumed, inputs.data, config)
+                resumed = with_data(resumed, inputs.data, config, allow_config_change, console.say)
             _run(config, inputs, device, console, resumed, processes)
 
 
@@ -91,13 +92,12 @@ def _run(
 ) -> None:
     data, released = inputs
     with (
+        alone_with("logging.directory", config.logging.directory, processes),
         Tracker(
             config.logging,
             run_config=config_to_dict(config),
-            resume_step=resumed.state.step if resumed else None,
-            resume_epoch=resumed.state.epoch if resumed else None,
-            # Another course of the run is another run there, which cannot forget.
-            wandb_run_id=resumed.wandb_run_id if resumed and not resumed.is_changed else None,
+            course=None if resumed is None else resumed.course(),
+            resumed=None if resumed is None else resumed.resumption,
             silent=not processes.is_first,
         ) as tracker,
         processes.noticing_lost_peers(),
@@ -235,9 +235,12 @@ def _resumed_trainer(
         teacher = encoder_from_checkpoint(content["teacher"], f"{source}: its teacher")
     criterion = build_criterion(config, len(data.train.speakers), teacher).to(device)
     try:
-        criterion.load_state_dict(content["criterion"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{source}: its class vectors do not fit the configuration: {error}") from None
+        load_fitting(criterion, content["criterion"])
+    except ValueError as error:
+        raise CheckpointError(
+            f"{source}: its class vectors do not fit the configuration: {error}; go on with the loss and the speeds of "
+            "the run, or begin a new run"
+        ) from None
     left = "" if resumed.state.stage < len(config.stages) else "; nothing is left to train"
     tracker.say(
         f"resumed from {source}: {progress_words(resumed.state)} done, best so far epoch "

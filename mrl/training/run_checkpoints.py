@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +46,7 @@ class RunCheckpoints:
     ) -> None:
         self._tracker = tracker
         self._is_writer = is_writer
-        self._run_id = run_id or secrets.token_hex(8)
+        self._run_id = run_id or tracker.course
         # Of the whole run, and made once: fingerprints read every path and trial.
         self._description = {
             "format": FORMAT,
@@ -57,6 +56,7 @@ class RunCheckpoints:
             "dims": list(encoder.dims),
             "speakers": list(data.train.speakers),
             "corpus": data.train.fingerprint(),
+            "num_utterances": len(data.train),
             "lists": {trials.name: trials.fingerprint() for trials in data.validation},
             "run_id": self._run_id,
             "teacher": None if teacher is None else _content_of(teacher),
@@ -81,8 +81,8 @@ class RunCheckpoints:
         ``weights`` are those that were scored; ``stage_state`` is what a stage needs to go on with them, None
         between two stages.
 
-        A best.pt that could not be written is written with a later epoch, from the best weights. Raises WeightsError
-        for ``weights`` that are not finite.
+        A best.pt that could not be written, or was deleted, is written with a later epoch, from the best weights.
+        Raises WeightsError for ``weights`` that are not finite.
         """
         require_finite(weights)
         if not self._is_writer:
@@ -93,7 +93,7 @@ class RunCheckpoints:
             self._folder.save(content, epoch=state.epoch, is_best=is_best)
             if is_best:
                 self._best_is_written = True
-            elif not self._best_is_written:
+            elif not self._has_best_file():
                 self._write_best_weights(best)
 
     def save_within(self, weights: Weights, state: RunState, best: Best, stage_state: dict[str, Any]) -> None:
@@ -133,8 +133,8 @@ class RunCheckpoints:
             self._tracker.say(f"{path}: could not be written ({error}); evaluate.py will not know this stage")
 
     def require_best_file(self, best: Best) -> None:
-        """At the end of a run: CheckpointError where best.pt cannot be written even now."""
-        if self._best_is_written:
+        """At the end of a run: best.pt, written again where it was deleted; CheckpointError where that fails."""
+        if not self._is_writer or self._has_best_file():
             return
         try:
             self._write_best_weights(best)
@@ -142,6 +142,14 @@ class RunCheckpoints:
             raise CheckpointError(
                 f"{self._folder.best}: the best weights could not be written ({error})"
             ) from error
+
+    def _has_best_file(self) -> bool:
+        """Whether best.pt holds the best weights; a file that somebody has deleted meanwhile is said."""
+        if not self._best_is_written:
+            return False
+        if not (is_there := self._folder.best.is_file()):
+            self._tracker.say(f"{self._folder.best} is gone; it is written again, with the best weights")
+        return is_there
 
     def _write_best_weights(self, best: Best) -> None:
         """best.pt without what is needed to resume from it."""
@@ -191,6 +199,7 @@ class RunCheckpoints:
                 "weights": None if is_best else best.weights,
             },
             "wandb_run_id": self._tracker.wandb_run_id,
+            "course": self._tracker.course,
         }
 
 

@@ -87,6 +87,8 @@ class _Run(_Entry):
     corpus: str
     run_id: str
     wandb_run_id: str | None
+    course: str | None = None  # younger than the format
+    num_utterances: Counter | None = None
 
 
 _RUN = TypeAdapter(_Run)

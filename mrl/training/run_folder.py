@@ -13,7 +13,6 @@ import yaml
 from mrl.atomic import write_atomically, write_text_atomically
 
 METRICS, LOG, CONFIG, NON_FINITE = "metrics.jsonl", "training.log", "config.yaml", "non_finite.txt"
-REACHED = "reached.json"
 
 
 def make_folder(directory: Path) -> Path:
@@ -29,26 +28,27 @@ def set_aside(directory: Path, *names: str) -> list[str]:
     """
     present = [name for name in names if (directory / name).exists()]
     number = 1
-    while any((directory / _numbered(name, number)).exists() for name in names):
+    while any((directory / numbered(name, number)).exists() for name in names):
         number += 1
     for name in present:
-        (directory / name).rename(directory / _numbered(name, number))
-    return [_numbered(name, number) for name in present]
+        (directory / name).rename(directory / numbered(name, number))
+    return [numbered(name, number) for name in present]
 
 
-def drop_records_after(metrics: Path, step: int, epoch: int | None = None) -> None:
-    """Rewrite a metrics file, all or nothing, without records beyond ``step`` and without broken lines.
+def write_records_until(target: Path, earlier: Path, step: int, epoch: int | None = None) -> None:
+    """Write those records of the metrics file ``earlier``, perhaps the same file, that are not beyond ``step``.
 
-    An epoch that only averages weights ends with the same step as the one before: ``epoch`` tells them apart.
+    All or nothing; broken lines are left out. An epoch that only averages weights ends with the same step as the one
+    before: ``epoch`` tells them apart.
     """
-    if not metrics.exists():
+    if not earlier.exists():
         return
 
     def write(temporary: Path) -> None:
-        with metrics.open("rb") as old, temporary.open("wb") as new:
+        with earlier.open("rb") as old, temporary.open("wb") as new:
             new.writelines(line for line in old if _is_kept(line, step, epoch))
 
-    write_atomically(metrics, write)
+    write_atomically(target, write)
 
 
 class Reached(NamedTuple):
@@ -72,24 +72,9 @@ def last_recorded(metrics: Path) -> Reached:
     return Reached(step, epoch)
 
 
-def reached_by(directory: Path) -> Reached:
-    """How far the run in ``directory`` was ever recorded, also what was dropped since; it is remembered there.
-
-    Raises OSError where that cannot be written.
-    """
-    known = last_recorded(directory / METRICS)
-    try:
-        step, epoch = json.loads((directory / REACHED).read_text(encoding="utf-8"))
-        known = Reached(max(known.step, int(step)), max(known.epoch, int(epoch)))
-    except (OSError, ValueError, TypeError):
-        pass  # of a run that was not cut off before
-    write_text_atomically(directory / REACHED, json.dumps(known))
-    return known
-
-
-def records_at(metrics: Path, step: int) -> list[dict[str, Any]]:
-    """The records of one step, of both kinds, in their order."""
-    return [record for record in _records(metrics) if record["step"] == step]
+def records_until(metrics: Path, step: int, epoch: int | None = None) -> Iterator[dict[str, Any]]:
+    """Those that `write_records_until` writes, in their order."""
+    return (record for record in _records(metrics) if not _is_beyond(record, step, epoch))
 
 
 def _records(metrics: Path) -> Iterator[dict[str, Any]]:
@@ -110,17 +95,18 @@ def write_config(directory: Path, run_config: dict[str, Any]) -> None:
     write_text_atomically(path, text)
 
 
-def tensorboard_folder(directory: Path, *, resumed: bool) -> Path:
-    """``tensorboard/run-<n>``: the last one for a resumed run, a new one otherwise."""
+def tensorboard_folder(directory: Path, *, is_new: bool) -> Path:
+    """``tensorboard/run-<n>``: a new one, or the last."""
     parent = directory / "tensorboard"
     numbers = [
         int(match[1]) for path in parent.glob("run-*") if (match := re.fullmatch(r"run-(\d+)", path.name))
     ]
     last = max(numbers, default=0)
-    return parent / f"run-{max(1, last) if resumed else last + 1}"
+    return parent / f"run-{last + 1 if is_new else max(1, last)}"
 
 
-def _numbered(name: str, number: int) -> str:
+def numbered(name: str, number: int) -> str:
+    """``metrics.3.jsonl`` for ``metrics.jsonl`` and 3."""
     path = Path(name)
     return f"{path.stem}.{number}{path.suffix}"
 
@@ -139,7 +125,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _is_kept(line: bytes, step: int, epoch: int | None) -> bool:
     record = _parsed(line)
-    if record is None:
-        return False
+    return record is not None and not _is_beyond(record, step, epoch)
+
+
+def _is_beyond(record: dict[str, Any], step: int, epoch: int | None) -> bool:
     is_later = epoch is not None and record["kind"] == "epoch" and record["epoch"] > epoch
-    return record["step"] <= step and not is_later
+    return record["step"] > step or is_later

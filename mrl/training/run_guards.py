@@ -1,11 +1,11 @@
-"""What surrounds a run: its checkpoint folder is its own, and a request to end it is answered with what is saved."""
+"""What surrounds a run: its folders are its own, and a request to end it is answered with what is saved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from mrl.config import Config
 from mrl.errors import CheckpointError
 from mrl.locking import alone_in
 from mrl.processes import Processes
@@ -14,10 +14,12 @@ from mrl.training.run_folder import make_folder
 
 
 @contextmanager
-def alone_with_checkpoints(config: Config, processes: Processes) -> Iterator[None]:
-    """The run has its checkpoint folder for itself: a job that was queued again may meet the one before."""
-    folder = config.checkpoints.directory
-    busy = f"{folder}: another run is writing its checkpoints here; wait for it, or name another checkpoints.directory"
+def alone_with(key: str, folder: Path, processes: Processes) -> Iterator[None]:
+    """The run has ``folder``, which the configuration names under ``key``, for itself.
+
+    A job that was queued again may meet the one before. Raises CheckpointError where another run has it.
+    """
+    busy = f"{folder}: another run is writing here; wait for it, or name another {key}"
     with ExitStack() as stack:
 
         def lock() -> None:

@@ -2,9 +2,10 @@
 
     training.log   every line said, stamped           metrics.jsonl   one JSON object a step or epoch
     config.yaml    the resolved configuration         tensorboard/run-<n>/, wandb/   where switched on
+    run.json       whose files these are
 
-A record that cannot be kept (a full disk, a missing package, no network) is said once and given up; the run
-goes on.
+A record that cannot be kept (a missing package, no network) is said once and given up, and one that finds no room on
+the disk waits for it; the run goes on.
 """
 
 from __future__ import annotations
@@ -22,30 +23,19 @@ from mrl.errors import MRLError
 from mrl.line_file import LineFile, reason
 from mrl.progress import ProgressReport
 from mrl.stopping import Stopped
+from mrl.training.courses import RUN, Records, Resumption, begin, remember, take_up
+from mrl.training.retried import RetriedSink
 from mrl.training.run_folder import (
     CONFIG,
     LOG,
     METRICS,
-    NON_FINITE,
-    NOTHING_YET,
-    REACHED,
-    drop_records_after,
     make_folder,
-    reached_by,
-    records_at,
-    set_aside,
-    tensorboard_folder,
+    records_until,
     write_config,
+    write_records_until,
 )
-from mrl.training.sinks import (
-    MetricsFile,
-    Record,
-    Sink,
-    TensorBoardSink,
-    Value,
-    WandbSink,
-    recorded,
-)
+from mrl.training.run_state import new_name
+from mrl.training.sinks import MetricsFile, Record, Sink, TensorBoardSink, Value, WandbSink, recorded
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Sink)
@@ -54,10 +44,15 @@ S = TypeVar("S", bound=Sink)
 class Tracker:
     """Console, log and metrics of one run; a context manager.
 
-    Without ``resume_step`` the files of an earlier run in the folder are kept under numbered names
-    (``metrics.1.jsonl``). With it, the run in the folder goes on after that step (and ``resume_epoch``): later
-    metrics are dropped, the log is appended to, and Weights & Biases goes on with ``wandb_run_id``.
-    ``files=False`` keeps to the console, ``silent`` to nothing at all: for all processes but the first.
+    The files of another run in the folder, or of another course of this one, are kept under numbered names
+    (``metrics.1.jsonl``). A run that is ``resumed`` goes on after that point: its later metrics are dropped, the
+    log is appended to, and so is the run of Weights & Biases where the folder says how far it was recorded.
+
+    Args:
+        course: of the run, from here on; None where it begins.
+        resumed: where it goes on; None where it begins.
+        files: false keeps to the console.
+        silent: to nothing at all, for all processes but the first.
     """
 
     def __init__(
@@ -65,27 +60,24 @@ class Tracker:
         config: LoggingConfig,
         *,
         run_config: dict[str, Any],
-        resume_step: int | None = None,
-        resume_epoch: int | None = None,
-        wandb_run_id: str | None = None,
+        course: str | None = None,
+        resumed: Resumption | None = None,
         files: bool = True,
         silent: bool = False,
     ) -> None:
-        self.wandb_run_id = wandb_run_id
+        self.course = course or new_name()
+        self.wandb_run_id = None if resumed is None else resumed.wandb_run_id
         """Id of the Weights & Biases run, for checkpoints; None where there never was one."""
         self._directory = config.directory
         self._console = silent_console() if silent else Console()
         self._sinks: list[Sink] = []
-        self._reached = NOTHING_YET
         if silent or not files:
             return
-        folder = self._attempt(str(config.directory), lambda: make_folder(config.directory))
-        if folder is not None:
-            if resume_step is not None and config.wandb != "off":  # before records are dropped
-                known = self._attempt("Weights & Biases", lambda: reached_by(config.directory))
-                self._reached = known or NOTHING_YET
-            self._open_files(config.directory, run_config, resume_step, resume_epoch)
-            self._open_services(config, run_config, resume_step)
+        records = self._attempt(str(config.directory), lambda: self._records(resumed))
+        if records is not None:
+            self._open_log(run_config, records, resumed)
+            self._open_sinks(config, records, resumed)
+            self._open_service(config, run_config, records, resumed)
 
     def __enter__(self) -> Tracker:
         return self
@@ -170,51 +162,67 @@ class Tracker:
             self._sinks.append(sink)
         return sink
 
-    def _open_files(
-        self,
-        directory: Path,
-        run_config: dict[str, Any],
-        resume_step: int | None,
-        resume_epoch: int | None,
-    ) -> None:
-        kept: list[str] | None = None
-        if resume_step is None:
-            kept = self._attempt(
-                "earlier run's files", lambda: set_aside(directory, METRICS, LOG, CONFIG, NON_FINITE, REACHED)
-            )
+    def _records(self, resumed: Resumption | None) -> Records:
+        """What the folder, made where there is none, has of the run's course; other files are out of the way."""
+        make_folder(self._directory)
+        if resumed is None:
+            return begin(self._directory, self.course)
+        return take_up(self._directory, self.course, resumed.left)
+
+    def _open_log(self, run_config: dict[str, Any], records: Records, resumed: Resumption | None) -> None:
+        directory = self._directory
         self._console = Console(self._attempt(LOG, lambda: LineFile(directory / LOG)))
-        if kept:
-            self.say(f"an earlier run's files are kept: {', '.join(str(directory / name) for name in kept)}")
+        if records.kept:
+            whose = "an earlier run" if resumed is None else "another run, or another course of this one,"
+            self.say(
+                f"files of {whose} are kept: {', '.join(str(directory / name) for name in records.kept)}"
+            )
         self._attempt(CONFIG, lambda: write_config(directory, run_config))
+        self._attempt(RUN, lambda: remember(directory, records))
+
+    def _open_sinks(self, config: LoggingConfig, records: Records, resumed: Resumption | None) -> None:
+        metrics = self._directory / METRICS
 
         def open_metrics() -> MetricsFile:
-            if resume_step is not None:
-                drop_records_after(directory / METRICS, resume_step, resume_epoch)
-            return MetricsFile(directory / METRICS)
+            if resumed is not None and records.earlier is not None:
+                write_records_until(metrics, records.earlier, resumed.step, resumed.epoch)
+            return MetricsFile(metrics)
 
-        self._open(METRICS, open_metrics)
-
-    def _open_services(
-        self, config: LoggingConfig, run_config: dict[str, Any], resume_step: int | None
-    ) -> None:
         def open_tensorboard() -> TensorBoardSink:
-            folder = tensorboard_folder(config.directory, resumed=resume_step is not None)
-            sink = TensorBoardSink(folder, resume_step)
-            if resume_step is not None:
-                # Of this step some records stay and some come anew, which its purge cannot tell apart.
-                for values in records_at(config.directory / METRICS, resume_step):
+            if resumed is None or records.earlier is None:
+                return TensorBoardSink(records.tensorboard, None)
+            sink = TensorBoardSink(records.tensorboard, resumed.step if records.is_continued else 0)
+            for values in records_until(records.earlier, resumed.step, resumed.epoch):
+                # Of the last step some records stay and some come anew, which its purge cannot tell apart.
+                if not records.is_continued or values["step"] == resumed.step:
                     sink.write(recorded(values))
             return sink
 
+        self._open(METRICS, lambda: RetriedSink(METRICS, open_metrics, self.say))
         if config.tensorboard:
-            self._open(TensorBoardSink.name, open_tensorboard)
-        if config.wandb != "off":
-            sink = self._open(
-                WandbSink.name, lambda: WandbSink(config, run_config, self.wandb_run_id, self._reached)
-            )
-            if sink is not None:
-                self.wandb_run_id = sink.run_id
-                self.say(f"{sink.name}: {sink.status}")
+            name = TensorBoardSink.name
+            self._open(name, lambda: RetriedSink(name, open_tensorboard, self.say))
+
+    def _open_service(
+        self,
+        config: LoggingConfig,
+        run_config: dict[str, Any],
+        records: Records,
+        resumed: Resumption | None,
+    ) -> None:
+        if self.wandb_run_id is not None and not records.is_continued:
+            if resumed is not None and resumed.left == self.course:
+                self.say(
+                    f"{self._directory} does not say what {WandbSink.name} was sent: a new run begins there"
+                )
+            self.wandb_run_id = None  # it cannot forget what it has
+        if config.wandb == "off":
+            return
+        run_id = self.wandb_run_id
+        sink = self._open(WandbSink.name, lambda: WandbSink(config, run_config, run_id, records.reached))
+        if sink is not None:
+            self.wandb_run_id = sink.run_id
+            self.say(f"{sink.name}: {sink.status}")
 
 
 def _last_words(error: BaseException) -> str:

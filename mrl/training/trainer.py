@@ -10,6 +10,7 @@ from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, LostPeerError
 from mrl.evaluation.finite import EmbeddingError
 from mrl.evaluation.verification import VerificationResult
+from mrl.line_file import reason
 from mrl.models.encoder import SpeakerEncoder
 from mrl.processes import Processes
 from mrl.stopping import Stopped, deferring, is_stop_requested, stopped
@@ -176,7 +177,7 @@ class Trainer:
             runner.load_state_dict(self._stage_state)
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"the state of stage {stage} does not fit the changed configuration ({error}); "
+                f"the state of stage {stage} does not fit the changed configuration ({reason(error)}); "
                 "resume from a checkpoint between two stages"
             ) from None
         self._stage_state = None

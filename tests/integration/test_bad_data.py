@@ -102,6 +102,15 @@ def test_too_many_bad_files_stop_the_run_with_one_line(
     assert "  stopped: " in Path("logs/training.log").read_text(encoding="utf-8")
 
 
+def test_a_run_that_stopped_goes_on_with_a_larger_share(run, planted, capsys) -> None:
+    """Which changes no number: the configuration counts as the same."""
+    assert run(model=FEW, data=data(0.3), stages=[stage(0)]) == 2
+    assert "more than data.max_unreadable_share (0.3) allows" in capsys.readouterr().err
+    assert run("--resume", "auto", model=FEW, data=data(1.0), stages=[stage(0)]) == 0
+    summary = json.loads(Path("logs/summary.json").read_text(encoding="utf-8"))
+    assert summary["unreadable_by_kind"] == Counter(planted.unusable.values())
+
+
 def test_as_many_as_are_allowed_do_not_stop_the_run(run, planted) -> None:
     assert run(data=data(len(planted.unusable) / len(planted)), stages=[stage(0)]) == 0
 

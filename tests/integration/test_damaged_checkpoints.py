@@ -213,14 +213,16 @@ def _limited(folder: str) -> None:
     raise SystemExit(train.main(["--config", "run.yaml"]))
 
 
-def test_two_runs_do_not_share_a_folder(run, workplace, capsys):
+@pytest.mark.parametrize("shared", ["checkpoints", "logs"])
+def test_two_runs_do_not_share_a_folder(run, workplace, capsys, shared):
     assert run(stages=[]) == 0
-    before = {path.name: path.read_bytes() for path in (workplace / "checkpoints").iterdir()}
-    with held_by_another(workplace / "checkpoints"):
+    files = [path for path in (workplace / shared).rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    with held_by_another(workplace / shared):
         assert run(stages=[]) == 2
         assert run("--resume", "auto", stages=[]) == 2
-    assert "another run is writing its checkpoints here" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in (workplace / "checkpoints").iterdir()} == before
+    assert f"{shared}: another run is writing here" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in files} == before
     assert run("--resume", "auto", stages=[]) == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -257,6 +258,40 @@ def test_what_can_be_refused_is_refused_before_anything_is_embedded(finished, ca
     assert "two prefixes" in capsys.readouterr().err
     shutil.rmtree("speech/train")
     assert evaluate.main([*BEST, "--with", "baselines"]) == 2
+
+
+@pytest.mark.parametrize("output", ["taken", "taken/below", "nowhere/below"])
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_embedded(
+    finished, capsys, monkeypatch, output
+):
+    monkeypatch.setattr("mrl.evaluation.session.pool_utterances", lambda *_, **__: pytest.fail("embedded"))
+    Path("taken").touch()
+    Path("nowhere").symlink_to("/nonexistent/x")
+    assert evaluate.main([*BEST, *SMALL, "--output", output]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(
+        f"error: {output}: the report cannot be written: {finished}/{output.split('/')[0]} is "
+    )
+    assert message.endswith("name another folder with --output\n")
+
+
+def test_a_checkpoint_beside_which_nothing_can_be_written_is_reported_on(finished, capsys, monkeypatch):
+    folder, access = Path("checkpoints"), os.access
+    before = set(folder.iterdir())
+    # For root everything is permitted.
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != folder.absolute() and access(path, mode)
+    )
+    assert evaluate.main([*BEST, *SMALL]) == 0
+    said = capsys.readouterr().out
+    problem = "no decisions can be saved beside checkpoints/best.pt: no permission to write into "
+    assert said.count(problem) == 2
+    assert said.index(problem) < said.index("Error rates") < said.rindex(problem)
+    assert report().lists
+    assert set(folder.iterdir()) == before
+    monkeypatch.setattr("mrl.evaluation.session.pool_utterances", lambda *_, **__: pytest.fail("embedded"))
+    assert evaluate.main([*BEST, *SMALL, "--replace-decisions"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {problem}")
 
 
 def test_speakers_that_were_trained_on_are_said(finished, capsys):

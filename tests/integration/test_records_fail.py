@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 
 from mrl.models.checkpoint_format import read_checkpoint
-from mrl.training import wandb_service
+from mrl.training import retried, wandb_service
 from mrl.training.tracking import Tracker
 from tests.full_disk import full_disk
 from tests.integration.conftest import CONFIG
+from tests.integration.test_killed import scalars
 
 Run = Callable[..., int]
 HEAD = CONFIG["stages"][:1]
@@ -28,35 +31,61 @@ def epochs_done() -> int:
     return read_checkpoint("checkpoints/last.pt")["state"]["epoch"]
 
 
-def after_epoch_0(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
+def after_epoch(number: int, monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
     """Let ``what`` happen in the middle of a run."""
     record = Tracker.epoch
 
     def watched(self: Tracker, epoch: int, *arguments: Any) -> None:
         record(self, epoch, *arguments)
-        if epoch == 0:
+        if epoch == number:
             what()
 
     monkeypatch.setattr(Tracker, "epoch", watched)
+
+
+def fill(path: Path) -> None:
+    """Leave the disk of ``path`` no room."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1000))
 
 
 def test_a_log_folder_on_a_disk_that_fills_up(
     run: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with full_disk(workplace / "disk", 400) as folder:
-
-        def fill() -> None:
-            with (folder / "other").open("wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(bytes(1000))
-
-        after_epoch_0(monkeypatch, fill)
+        after_epoch(0, monkeypatch, lambda: fill(folder / "other"))
         longer = [{**HEAD[0], "epochs": 8}]  # what is left of each file's last page fills up too
         assert run(stages=longer, logging={"directory": "disk/logs", **SERVICES}) == 0
     output = capsys.readouterr().out
-    for name in ("metrics.jsonl", "training.log", "TensorBoard"):
-        assert output.count(f"{name}: ") == 1, output
+    assert output.count("training.log: ") == 1, output
+    for name in ("metrics.jsonl", "TensorBoard"):
+        assert output.count(f"{name}: ") == 2, output
+        assert re.search(rf"{name}: .*; tried again each minute, the run goes on\n", output)
+        assert re.search(rf"{name}: the last \d+ records could not be written\n", output)
     assert epochs_done() == 8
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_metrics(
+    run: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retried, "_RETRY_SECONDS", 0.0)
+    with full_disk(workplace / "disk", 400) as folder:
+        after_epoch(0, monkeypatch, lambda: fill(folder / "other"))
+        after_epoch(6, monkeypatch, (folder / "other").unlink)
+        longer = [{**HEAD[0], "epochs": 8}]
+        assert run(stages=longer, logging={"directory": "disk/logs", **SERVICES}) == 0
+        lines = (folder / "logs/metrics.jsonl").read_text().splitlines()
+        shown = scalars(folder / "logs/tensorboard")
+        log = (folder / "logs/training.log").read_text()
+    written = [json.loads(line) for line in lines]
+    assert [record["step"] for record in written if record["kind"] == "step"] == list(range(1, 33))
+    assert [record["epoch"] for record in written if record["kind"] == "epoch"] == list(range(9))
+    assert [step for step, _ in shown["train/loss"]] == list(range(1, 33))
+    output = capsys.readouterr().out
+    assert output.count("metrics.jsonl: ") == 2
+    assert "metrics.jsonl: written again" in output
+    assert log.count("(lines that could not be written are missing here)") == 1
 
 
 def test_a_log_folder_on_a_disk_that_is_full_from_the_start(
@@ -79,7 +108,7 @@ def test_a_log_folder_that_cannot_be_made(
 
 
 def test_a_log_folder_that_goes_away(run: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    after_epoch_0(monkeypatch, lambda: shutil.rmtree("logs"))
+    after_epoch(0, monkeypatch, lambda: shutil.rmtree("logs"))
     assert run(stages=HEAD, logging=SERVICES) == 0
     assert epochs_done() == 2
 
@@ -135,7 +164,7 @@ def test_a_reader_of_the_console_that_goes_away(
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        after_epoch_0(monkeypatch, lambda: os.close(reading))
+        after_epoch(0, monkeypatch, lambda: os.close(reading))
         assert run(stages=HEAD, data={"train": "speech/train", "workers": 1}) == 0
     log = (workplace / "logs/training.log").read_text(encoding="utf-8")
     assert "console: [Errno 32] Broken pipe; switched off" in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mrl.training.run_folder import NOTHING_YET, Reached, last_recorded, records_at
+from mrl.training.run_folder import NOTHING_YET, Reached, last_recorded, records_until
 from mrl.training.sinks import Record, recorded
 from mrl.training.updater import Updater
 from tests.integration.test_killed import scalars
@@ -97,6 +98,65 @@ def test_another_course_is_another_run_of_the_service(run, monkeypatch):
     assert [entry["step"] for entry in second if "train/loss" in entry] == list(range(5, 17))
 
 
+def logged(name: str = "metrics.jsonl") -> list[tuple[int, float]]:
+    """Step and loss of each update in a metrics file."""
+    lines = map(json.loads, (Path("logs") / name).read_text().splitlines())
+    return [(record["step"], record["train/loss"]) for record in lines if record["kind"] == "step"]
+
+
+def test_an_earlier_run_that_goes_on_has_its_own_records_and_service_run(run, workplace, monkeypatch):
+    """It was cut off, another one took its place and ended, and then it was taken up after all."""
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    assert run(logging={**LOGGING, "directory": "alone"}, checkpoints={"directory": "apart"}) == 0
+    alone = list(service.runs.values())[-1]
+    with monkeypatch.context() as patch:
+        crash_at(11, patch)
+        with pytest.raises(Crash):
+            run(logging=LOGGING)
+    assert run(logging=LOGGING, seed=99) == 0
+    other = logged()
+    assert run("--resume", "checkpoints/earlier_1/last.pt", logging=LOGGING) == 0
+    assert logged() == logged("../alone/metrics.jsonl")
+    assert logged("metrics.2.jsonl") == other
+    _, first, second = service.runs.values()
+    assert [entry["step"] for entry in first if "train/loss" in entry] == list(range(1, 17))
+    assert [entry["train/loss"] for entry in first if "train/loss" in entry] == [
+        entry["train/loss"] for entry in alone if "train/loss" in entry
+    ]
+    assert [entry["step"] for entry in second if "train/loss" in entry] == list(range(1, 17))
+
+
+def test_a_course_that_was_left_can_be_taken_up_again(run, workplace):
+    """Back to the end of an epoch with another rate, and then back to where the run had come before."""
+    assert run(logging={"every_steps": 1}) == 0
+    before = logged()
+    changed = ["--set", "stages.head.learning_rate.head=0.05", "--allow-config-change"]
+    assert run("--resume", "checkpoints/epoch_001.pt", *changed) == 0
+    assert logged()[:4] == before[:4]
+    assert logged() != before
+    assert len(logged()) == 16
+    other = logged()
+    assert run("--resume", "checkpoints/earlier_1/last.pt") == 0
+    assert logged() == before
+    assert logged("metrics.2.jsonl") == other
+
+
+def test_in_another_log_folder_the_service_gets_another_run(run, workplace, monkeypatch, capsys):
+    """That folder cannot say what was sent before the run was cut off."""
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    with monkeypatch.context() as patch:
+        crash_at(8, patch)
+        with pytest.raises(Crash):
+            run(logging=LOGGING)
+    assert run("--resume", "auto", logging={**LOGGING, "directory": "elsewhere"}) == 0
+    assert "elsewhere does not say what Weights & Biases was sent" in capsys.readouterr().out
+    first, second = service.runs.values()
+    assert [entry["step"] for entry in first if "train/loss" in entry] == list(range(1, 8))
+    assert [entry["step"] for entry in second if "train/loss" in entry] == list(range(5, 17))
+
+
 def test_how_far_a_file_goes(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     assert last_recorded(path) == NOTHING_YET
@@ -106,7 +166,8 @@ def test_how_far_a_file_goes(tmp_path: Path):
         encoding="utf-8",
     )
     assert last_recorded(path) == Reached(step=4, epoch=1)
-    assert [record["kind"] for record in records_at(path, 4)] == ["epoch", "step"]
+    assert [record["step"] for record in records_until(path, 4)] == [3, 4, 4]
+    assert [record["step"] for record in records_until(path, 4, 0)] == [3, 4]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 
 import evaluate
 import mrl
+import train
 from mrl.audio import read
 from mrl.data.trials import read_trials
 from mrl.errors import CheckpointError
@@ -367,6 +371,16 @@ def test_an_earlier_run_in_the_same_folders_is_kept(run, workplace, capsys):
     assert "checkpoints of an earlier run are kept in checkpoints/earlier_1" in capsys.readouterr().out
 
 
+def test_a_run_without_any_standard_stream_trains(run, workplace):
+    assert run("--dry-run") == 0  # which writes run.yaml
+    program = Path(train.__file__)
+    command = [sys.executable, str(program), "--config", "run.yaml", "--set", "data.workers=1"]
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(shell, cwd=workplace, timeout=300, check=False).returncode == 0
+    assert (workplace / "checkpoints/best.pt").is_file()
+    assert "best.pt is epoch " in (workplace / "logs/training.log").read_text(encoding="utf-8")
+
+
 def test_a_best_file_that_is_lost_comes_back_with_its_weights(run, workplace, monkeypatch):
     """last.pt carries the best weights along, so that losing best.pt loses no accuracy."""
     prefer_epoch(1, monkeypatch)
@@ -397,6 +411,65 @@ def test_a_best_file_that_could_not_be_written_is_written_later(run, workplace, 
     best, last = read_checkpoint("checkpoints/best.pt"), read_checkpoint("checkpoints/last.pt")
     for key, value in last["best"]["weights"]["encoder"].items():
         assert torch.equal(best["encoder"][key], value)
+
+
+@pytest.mark.parametrize("epoch", [3, 4], ids=["before the last epoch", "after it"])
+def test_a_best_file_that_is_deleted_meanwhile_is_written_again(run, workplace, capsys, monkeypatch, epoch):
+    prefer_epoch(1, monkeypatch)
+    save, best_file = CheckpointFolder.save, workplace / "checkpoints/best.pt"
+
+    def delete_after(self, state, *, is_best, **which):
+        save(self, state, is_best=is_best, **which)
+        if which["epoch"] == epoch:
+            best_file.unlink()
+
+    monkeypatch.setattr(CheckpointFolder, "save", delete_after)
+    assert run() == 0
+    assert capsys.readouterr().out.count("best.pt is gone; it is written again, with the best weights") == 1
+    best, last = read_checkpoint(best_file), read_checkpoint("checkpoints/last.pt")
+    for key, value in last["best"]["weights"]["encoder"].items():
+        assert torch.equal(best["encoder"][key], value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"loss": {"subcenters": 3}},
+            r"loss\.class_vectors is \[8, 32\] in the checkpoint, \[24, 32\] in the configuration; ",
+        ),
+        ({"loss": {"type": "sphereface2"}}, r"the checkpoint has no loss\.\S+ \["),
+    ],
+    ids=["sub-centres", "sphereface2"],
+)
+def test_class_vectors_of_another_loss_are_refused_in_one_line(run, capsys, changes, words):
+    assert run() == 0
+    capsys.readouterr()
+    assert run("--resume", "checkpoints/epoch_003.pt", "--allow-config-change", **changes) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(
+        "error: checkpoints/epoch_003.pt: its class vectors do not fit the configuration: "
+    )
+    assert re.search(words, message), message
+    assert message.count("\n") == 1
+    assert len(message) < 500
+
+
+def test_adapters_of_another_rank_are_refused_in_one_line(run, capsys):
+    def stages(rank):
+        return [{**CONFIG["stages"][1], "lora": {"rank": rank}}]
+
+    assert run(stages=stages(2)) == 0
+    capsys.readouterr()
+    assert run("--resume", "checkpoints/epoch_001.pt", "--allow-config-change", stages=stages(3)) == 2
+    message = capsys.readouterr().err
+    assert "the state of stage full does not fit the changed configuration (" in message
+    shapes = (
+        r"\.weight is \[2, .*\] in the checkpoint, \[3, .*\] in the configuration, .*, and \d+ more\); resume"
+    )
+    assert re.search(shapes, message), message
+    assert message.count("\n") == 1
+    assert len(message) < 700
 
 
 def test_fewer_epochs_than_done_end_the_stage(run):

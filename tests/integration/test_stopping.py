@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from mrl.training.checkpoint import CheckpointFolder
 from tests.integration.conftest import CONFIG
 from tests.integration.lives import same_checkpoints
 from tests.integration.test_run import numbers
+from tests.terminal import OnTerminal, on_terminal
 
 ROOT = Path(__file__).parents[2]
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 STEP = "mrl.training.updater:Updater.update"
 
 
@@ -59,7 +62,7 @@ def whole_stages() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", ALL)
 def test_a_signal_in_a_step_saves_it_and_ends(run, workplace, monkeypatch, capsys, number):
     with monkeypatch.context() as patch:
         send(patch, STEP, 6, number)
@@ -197,9 +200,51 @@ def test_a_full_disk_while_it_ends_is_said(run, monkeypatch, capsys):
 
 
 def test_the_handlers_from_before_are_back_after_a_run(run):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    before = [signal.getsignal(number) for number in ALL]
     assert run(stages=[]) == 0
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    assert [signal.getsignal(number) for number in ALL] == before
+
+
+def train_on_terminal(workplace: Path, epochs: int, *before: str) -> AbstractContextManager[OnTerminal]:
+    """train.py on a terminal, ``before`` in front of its command: one stage of so many epochs, with a data worker."""
+    content = {**CONFIG, "stages": [{**CONFIG["stages"][0], "epochs": epochs}]}
+    content["data"] = {**CONFIG["data"], "workers": 1}
+    (workplace / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = [*before, sys.executable, str(ROOT / "train.py"), "--config", "run.yaml"]
+    return on_terminal(command, workplace, {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+def trains(workplace: Path) -> bool:
+    return '"step": 10,' in read(workplace / "logs/metrics.jsonl")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="closes a terminal as Linux does")
+def test_a_closed_terminal_saves_the_step_and_ends(workplace):
+    with train_on_terminal(workplace, 2000) as started:
+        started.wait_until(lambda: trains(workplace), 150)
+        started.close()
+        assert started.process.wait(120) == 128 + signal.SIGHUP
+    log = read(workplace / "logs/training.log")
+    assert "Traceback" not in log
+    assert "stopped by SIGHUP; saved: " in log.splitlines()[-1]
+    assert log.endswith(" in checkpoints/last.pt; it goes on with --resume auto\n")
+    state = read_checkpoint(workplace / "checkpoints/last.pt")["state"]
+    steps = [record["step"] for record in numbers(workplace / "logs") if record["kind"] == "step"]
+    assert state["step"] == steps[-1] >= 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="closes a terminal as Linux does")
+@pytest.mark.parametrize("before", [["nohup"], ["sh", "-c", 'trap \'\' HUP; exec "$0" "$@"']])
+def test_under_nohup_a_closed_terminal_changes_nothing(workplace, before):
+    """Nor where the output still goes to the terminal, whose end is an error of each write."""
+    with train_on_terminal(workplace, 20, *before) as started:
+        started.wait_until(lambda: trains(workplace), 150)
+        started.close()
+        assert started.process.wait(150) == 0
+    assert read_checkpoint(workplace / "checkpoints/last.pt")["state"]["epoch"] == 20
+    log = read(workplace / "logs/training.log")
+    assert "Traceback" not in log
+    assert ("console: [Errno 5] Input/output error; switched off" in log) == (before != ["nohup"])
 
 
 def test_a_job_that_the_queue_starts_again_gets_to_its_end(workplace):

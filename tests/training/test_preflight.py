@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from mrl.config import Config
 from mrl.errors import ConfigError
 from mrl.training.preflight import configured_paths, require_paths
+from mrl.writable import why_unwritable
 from tests.integration.conftest import CONFIG
 
 FOLDERS = {
@@ -60,3 +62,45 @@ def test_a_file_in_place_of_a_folder_is_called_that(tmp_path: Path) -> None:
         require_paths(config(tmp_path, {"noise": tmp_path / "clips.wav"}), "run.yaml", needs_weights=False)
     (line,) = [problem for problem in caught.value.problems if problem.startswith("data.noise: ")]
     assert "clips.wav is a file, and a folder is needed" in line
+
+
+@pytest.mark.parametrize("inner", ["", "runs/today"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.symlink_to("/nonexistent/x"), "is a link to /nonexistent/x, which is not there"),
+        (
+            lambda path: path.symlink_to(path.name),
+            "is a link to checkpoints, which is not there or leads in a",
+        ),
+        (Path.touch, "is no folder"),
+    ],
+    ids=["nowhere", "circle", "file"],
+)
+def test_checkpoints_that_could_not_be_written_are_refused(
+    tmp_path: Path, make: Callable[[Path], None], words: str, inner: str
+) -> None:
+    make(tmp_path / "checkpoints")
+    chosen = config(tmp_path, {})
+    folder = tmp_path / "checkpoints" / inner
+    checkpoints = chosen.checkpoints.model_copy(update={"directory": folder})
+    with pytest.raises(ConfigError) as caught:
+        require_paths(chosen.model_copy(update={"checkpoints": checkpoints}), "run.yaml", needs_weights=False)
+    (line,) = [problem for problem in caught.value.problems if problem.startswith("checkpoints.directory: ")]
+    assert line.startswith(
+        f"checkpoints.directory: {folder} cannot be written: {tmp_path}/checkpoints {words}"
+    )
+
+
+def test_a_link_to_a_folder_is_one_to_write_into(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "checkpoints").symlink_to("disk")
+    assert why_unwritable(tmp_path / "checkpoints") is None
+    assert why_unwritable(tmp_path / "checkpoints/runs/today") is None
+
+
+def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        os, "access", lambda path, _: Path(path) != tmp_path
+    )  # for root everything is permitted
+    assert why_unwritable(tmp_path / "runs/today") == f"no permission to write into {tmp_path}"

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mrl.config import LoggingConfig
 from mrl.errors import TrainingError
-from mrl.training.run_folder import drop_records_after, set_aside, tensorboard_folder
+from mrl.training.courses import Resumption
+from mrl.training.run_folder import set_aside, tensorboard_folder, write_records_until
 from mrl.training.sinks import MetricsFile, TensorBoardSink
 from mrl.training.tracking import Tracker
 
@@ -41,8 +42,8 @@ def log(config: LoggingConfig) -> str:
     return (config.directory / "training.log").read_text(encoding="utf-8")
 
 
-def run_three_steps(config: LoggingConfig) -> None:
-    with Tracker(config, run_config=RUN_CONFIG) as tracker:
+def run_three_steps(config: LoggingConfig, course: str = "a") -> None:
+    with Tracker(config, run_config=RUN_CONFIG, course=course) as tracker:
         tracker.epoch(0, 0, {"eer/vox1-o/64": 0.02, "stage": "pretrained", "is_best": True})
         for step in (10, 20, 30):
             tracker.step(step, {"train/loss": 1.0 / step, "stage": "head", "epoch": 1})
@@ -83,7 +84,7 @@ def test_a_fresh_run_keeps_the_files_of_the_earlier_ones(config: LoggingConfig) 
     assert yaml.safe_load((config.directory / "config.1.yaml").read_text()) == {"run": 0}
 
 
-KEPT = [("metrics", "jsonl"), ("training", "log"), ("config", "yaml")]
+KEPT = [("metrics", "jsonl"), ("training", "log"), ("config", "yaml"), ("run", "json")]
 
 
 def test_files_set_aside_share_one_number(tmp_path: Path) -> None:
@@ -97,7 +98,9 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) ->
     run_three_steps(config)
     with (config.directory / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "step", "step": 20, "train/lo')
-    with Tracker(config, run_config=RUN_CONFIG, resume_step=20, wandb_run_id="kept1") as tracker:
+    with Tracker(
+        config, run_config=RUN_CONFIG, course="a", resumed=Resumption(20, left="a", wandb_run_id="kept1")
+    ) as tracker:
         tracker.say("resumed")
         tracker.step(30, {"train/loss": 0.5})
         assert tracker.wandb_run_id == "kept1"
@@ -106,6 +109,7 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) ->
     assert sorted(path.name for path in config.directory.iterdir()) == [
         "config.yaml",
         "metrics.jsonl",
+        "run.json",
         "training.log",
     ]
     assert "resumed" in log(config)
@@ -113,13 +117,13 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) ->
 
 def test_a_resumed_run_with_other_settings_keeps_the_first_ones(config: LoggingConfig) -> None:
     run_three_steps(config)
-    Tracker(config, run_config={"seed": 43}, resume_step=30).close()
+    Tracker(config, run_config={"seed": 43}, course="a", resumed=Resumption(30, left="a")).close()
     assert yaml.safe_load((config.directory / "config.1.yaml").read_text()) == RUN_CONFIG
     assert yaml.safe_load((config.directory / "config.yaml").read_text()) == {"seed": 43}
 
 
 def test_resuming_without_the_old_files_starts_new_ones(config: LoggingConfig) -> None:
-    with Tracker(config, run_config=RUN_CONFIG, resume_step=5) as tracker:
+    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(5, left="a")) as tracker:
         tracker.step(6, {})
     assert steps(config) == [6]
 
@@ -138,7 +142,7 @@ def test_what_is_dropped_is_beyond_the_step_or_broken(numbers: list[int], limit:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(data)
-        drop_records_after(path, limit)
+        write_records_until(path, path, limit)
         assert path.read_text().splitlines() == [line for line in whole if json.loads(line)["step"] <= limit]
         assert [entry.name for entry in Path(folder).iterdir()] == ["metrics.jsonl"]
 
@@ -153,17 +157,19 @@ def test_a_rewrite_that_fails_leaves_the_metrics_as_they_were(
         raise OSError("No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with Tracker(config, run_config=RUN_CONFIG, resume_step=10) as tracker:
+    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(10, left="a")) as tracker:
         tracker.step(20, {})
     assert (config.directory / "metrics.jsonl").read_bytes() == before
-    assert capsys.readouterr().out.count("metrics.jsonl: No space left on device; switched off") == 1
+    assert (
+        capsys.readouterr().out.count("metrics.jsonl: No space left on device; tried again each minute") == 1
+    )
 
 
 def test_tensorboard_has_a_folder_for_each_run_and_purges_on_resume(tmp_path: Path) -> None:
     config = LoggingConfig(directory=tmp_path)
     run_three_steps(config)
     run_three_steps(config)
-    with Tracker(config, run_config=RUN_CONFIG, resume_step=10) as tracker:
+    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(10, left="a")) as tracker:
         tracker.step(20, {"train/loss": 9.0})
     folders = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
     assert folders == ["run-1", "run-2"]
@@ -177,9 +183,9 @@ def test_tensorboard_runs_are_numbered_not_sorted_as_text(tmp_path: Path) -> Non
     for number in (2, 10):
         (tmp_path / "tensorboard" / f"run-{number}").mkdir(parents=True)
     (tmp_path / "tensorboard" / "run-old").mkdir()
-    assert tensorboard_folder(tmp_path, resumed=True).name == "run-10"
-    assert tensorboard_folder(tmp_path, resumed=False).name == "run-11"
-    assert tensorboard_folder(tmp_path / "none", resumed=True).name == "run-1"
+    assert tensorboard_folder(tmp_path, is_new=False).name == "run-10"
+    assert tensorboard_folder(tmp_path, is_new=True).name == "run-11"
+    assert tensorboard_folder(tmp_path / "none", is_new=False).name == "run-1"
 
 
 @pytest.mark.parametrize("failing", [MetricsFile, TensorBoardSink])
@@ -200,7 +206,10 @@ def test_a_sink_that_fails_midway_is_named_once_and_the_others_go_on(
         for step in (2, 3, 4):
             tracker.step(step, {"train/loss": 1.0})
         tracker.epoch(1, 4, {})
-    assert capsys.readouterr().out.count("No space left on device; switched off, the run goes on") == 1
+    assert (
+        capsys.readouterr().out.count("No space left on device; tried again each minute, the run goes on")
+        == 1
+    )
     assert steps(config) == ([1] if failing is MetricsFile else [1, 2, 3, 4, 4])
 
 
@@ -226,7 +235,11 @@ def test_a_tensorboard_folder_that_is_a_file_costs_tensorboard_only(
     config = LoggingConfig(directory=tmp_path)
     run_three_steps(config)
     assert steps(config) == [0, 10, 20, 30]
-    assert capsys.readouterr().out.count("TensorBoard: ") == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("TensorBoard: ")]
+    assert [line.split("; ")[-1] for line in said] == [
+        "tried again each minute, the run goes on",
+        "TensorBoard: the last 4 records could not be written",
+    ]
 
 
 def test_a_log_folder_that_cannot_be_made_is_one_line(
@@ -264,7 +277,7 @@ def test_without_files_only_the_console_speaks(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_log_says_what_ended_the_run(config: LoggingConfig) -> None:
     def run(error: BaseException) -> None:
-        with Tracker(config, run_config=RUN_CONFIG, resume_step=0):
+        with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(0, left="a")):
             raise error
 
     for error in (TrainingError("the loss is not finite"), KeyboardInterrupt(), ZeroDivisionError("defect")):
@@ -322,5 +335,5 @@ def test_an_epoch_without_steps_is_dropped_by_its_number(tmp_path):
         {"kind": "epoch", "step": 8, "epoch": 3, "average_of": "1, 2"},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    drop_records_after(path, 8, 2)
+    write_records_until(path, path, 8, 2)
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == lines[:2]

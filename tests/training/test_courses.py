@@ -1,0 +1,112 @@
+"""A log folder that several runs, and several courses of them, have used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mrl.config import LoggingConfig
+from mrl.training.courses import Resumption, begin, remember, take_up
+from mrl.training.run_folder import NOTHING_YET, Reached, last_recorded
+from mrl.training.tracking import Tracker
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> LoggingConfig:
+    return LoggingConfig(directory=tmp_path / "logs", tensorboard=False)
+
+
+def live(
+    config: LoggingConfig,
+    course: str,
+    first: int,
+    last: int,
+    *,
+    left: str | None = None,
+    resumed: bool = True,
+) -> None:
+    """The steps from ``first`` to ``last`` of ``course``."""
+    point = Resumption(first - 1, left=left or course) if resumed else None
+    with Tracker(config, run_config={"course": course}, course=course, resumed=point) as tracker:
+        tracker.say(f"{course} from {first}")
+        for step in range(first, last + 1):
+            tracker.step(step, {"course": course})
+
+
+def recorded(config: LoggingConfig, name: str = "metrics.jsonl") -> str:
+    """The courses of the steps from 1 on, a letter for each."""
+    lines = map(json.loads, (config.directory / name).read_text().splitlines())
+    steps, courses = zip(*((record["step"], record["course"]) for record in lines), strict=True)
+    assert list(steps) == list(range(1, len(steps) + 1))
+    return "".join(courses)
+
+
+def test_an_earlier_run_comes_back_with_its_own_records(config: LoggingConfig) -> None:
+    live(config, "a", 1, 6, resumed=False)
+    live(config, "b", 1, 9, resumed=False)
+    live(config, "a", 5, 7)
+    assert recorded(config) == "aaaaaaa"
+    assert "a from 5" in (config.directory / "training.log").read_text()
+    assert "b from 1" not in (config.directory / "training.log").read_text()
+    assert recorded(config, "metrics.2.jsonl") == "bbbbbbbbb"
+    live(config, "b", 10, 10)
+    assert recorded(config) == "bbbbbbbbbb"
+    assert not (config.directory / "metrics.2.jsonl").exists()
+
+
+def test_another_course_begins_with_the_records_of_the_one_it_left(config: LoggingConfig) -> None:
+    live(config, "a", 1, 6, resumed=False)
+    live(config, "b", 4, 5, left="a")
+    assert recorded(config) == "aaabb"
+    assert recorded(config, "metrics.1.jsonl") == "aaaaaa"
+    said = (config.directory / "training.log").read_text().splitlines()
+    assert [line[21:] for line in said if " from " in line] == ["a from 1", "b from 4"]
+    live(config, "b", 6, 6)
+    assert recorded(config) == "aaabbb"
+    live(config, "a", 7, 7)
+    assert recorded(config) == "aaaaaaa"
+
+
+def test_how_far_a_course_got_is_remembered_through_others(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 7}\n')
+    remember(tmp_path, take_up(tmp_path, "a", "a"))
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 4}\n')
+    remember(tmp_path, begin(tmp_path, "b"))
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 9}\n')
+    assert take_up(tmp_path, "a", "a").reached == Reached(7, -1)
+    assert last_recorded(tmp_path / "metrics.jsonl") == Reached(4, -1)
+
+
+def test_a_folder_that_knows_nothing_continues_nothing(tmp_path: Path) -> None:
+    records = take_up(tmp_path, "a", "a")
+    assert not records.is_continued
+    assert records.earlier is None
+    assert records.reached == NOTHING_YET
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"course": "b"}', b'{"course": "b", "reached": [1], "tensorboard": "run-1"}',
+     b'{"course": "b", "reached": [1, 2], "tensorboard": "../.."}', b"[" * 100_000],
+)  # fmt: skip
+def test_a_damaged_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 7}\n')
+    (tmp_path / "run.json").write_bytes(content)
+    (tmp_path / "run.3.json").write_bytes(content)
+    records = take_up(tmp_path, "a", "a")
+    assert records.is_continued
+    assert records.reached == Reached(7, -1)
+    assert records.tensorboard == tmp_path / "tensorboard" / "run-1"
+
+
+def test_each_course_has_its_own_folder_of_tensorboard(tmp_path: Path) -> None:
+    folders = []
+    for course, left in (("a", None), ("b", "a"), ("a", "a"), ("b", "b")):
+        records = begin(tmp_path, course) if left is None else take_up(tmp_path, course, left)
+        remember(tmp_path, records)
+        (tmp_path / "metrics.jsonl").touch()
+        records.tensorboard.mkdir(parents=True, exist_ok=True)
+        folders.append(records.tensorboard.name)
+    assert folders == ["run-1", "run-2", "run-1", "run-2"]
