@@ -18,7 +18,7 @@ from mrl.data.corpus import scan
 from mrl.data.pack_checks import crops_per_second, verify_packed
 from mrl.data.packing import PackOptions, pack_corpus
 from mrl.errors import MRLError
-from mrl.standard_streams import open_missing
+from mrl.standard_streams import leave, open_missing, say_error
 
 INTERRUPTED = 130
 
@@ -77,13 +77,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(options, Console())
     except MRLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished shard", file=sys.stderr)
+        say_error("interrupted; the same command goes on from the last finished shard")
         return INTERRUPTED
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -19,7 +19,7 @@ from mrl.evaluation.verification import verify
 from mrl.models.download import resolve
 from mrl.models.pretrained import load_released
 from mrl.models.registry import PROTOCOLS, REGISTRY, published
-from mrl.standard_streams import open_missing
+from mrl.standard_streams import leave, open_missing, say_error
 
 COLUMNS = ("list", "trials", "EER measured %", "EER published %", "minDCF 0.01", "minDCF 0.05")
 
@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(options, Console())
     except MRLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         return error.exit_code
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
