@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["SpeakerEncoder", "load_encoder"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """What `__all__` names, when it is wanted: PyTorch takes seconds, and the command lines parse without it."""
     if name == "SpeakerEncoder":

@@ -30,7 +30,9 @@ class OnTerminal:
         while not holds():
             assert self.process.poll() is None, self._shown.decode(errors="replace")
             assert time.monotonic() < until, self._shown.decode(errors="replace")
-            if select.select([self._descriptor], [], [], 0.05)[0]:
+            if self._descriptor < 0:
+                time.sleep(0.05)
+            elif select.select([self._descriptor], [], [], 0.05)[0]:
                 self._shown += os.read(self._descriptor, 1 << 16)
 
     def close(self) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mrl.atomic import write_text_atomically
+from mrl.training.checkpoint import link_file
 from mrl.training.run_folder import (
     CONFIG,
     LOG,
@@ -21,14 +24,13 @@ from mrl.training.run_folder import (
     NON_FINITE,
     NOTHING_YET,
     Reached,
+    free_number,
     last_recorded,
     numbered,
-    set_aside,
-    tensorboard_folder,
 )
 
 RUN = "run.json"
-_FILES = (METRICS, LOG, CONFIG, NON_FINITE, RUN)  # the last one says whose the others are
+_FILES = (METRICS, LOG, CONFIG, NON_FINITE, RUN)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Resumption:
     """The point that a run goes on from: ``step`` updates and ``epoch`` epochs are done."""
 
     step: int
-    epoch: int | None = None
-    left: str = ""
+    epoch: int | None
+    left: str
     """The course of the checkpoint; the run may take another one from here."""
     wandb_run_id: str | None = None
 
@@ -58,10 +60,16 @@ class Records:
     """How far the course was ever recorded, also what is to be recorded anew."""
 
 
+def course_of(content: Mapping[str, Any]) -> str:
+    """That of a run's checkpoint. The first course of a run has the name of the run."""
+    return content.get("course") or content["run_id"]
+
+
 def begin(directory: Path, course: str) -> Records:
     """For a run that begins: what is in the folder is set aside. Raises OSError where that cannot be done."""
-    kept = set_aside(directory, *_FILES)
-    return Records(course, tensorboard_folder(directory, is_new=True), tuple(kept))
+    _finish_move(directory)
+    kept = _set_aside(directory)
+    return Records(course, _new_tensorboard(directory), tuple(kept))
 
 
 def take_up(directory: Path, course: str, left: str) -> Records:
@@ -70,19 +78,27 @@ def take_up(directory: Path, course: str, left: str) -> Records:
     Files of other courses are set aside; those of ``course`` are brought back where they had been. Raises OSError where
     that cannot be done.
     """
+    _finish_move(directory)
     found, kept = _read(directory / RUN), []
-    if found is None and (directory / METRICS).exists():  # its run.json could not be written
-        found = _Found(course, tensorboard_folder(directory, is_new=False).name, NOTHING_YET)
-    elif found is None or found.course != course:
-        kept = set_aside(directory, *_FILES)
-        found = _brought_back(directory, course)
+    if found is None and (directory / METRICS).exists():  # its run.json was lost, or could not be written
+        found = _Found(
+            left, _tensorboard(directory, max(_numbers_taken(directory), default=1)).name, NOTHING_YET
+        )
+        remember(directory, Records(left, directory / found.tensorboard))
+    if found is None or found.course != course:
+        kept = _set_aside(directory)
+        number = _number_of(directory, course)
+        if number is not None:
+            _bring_back(directory, number)
+        found = _read(directory / RUN)
     if found is None:
         earlier = _branched_off(directory, left)
-        return Records(course, tensorboard_folder(directory, is_new=True), tuple(kept), earlier)
-    recorded = last_recorded(directory / METRICS)
-    reached = Reached(*map(max, zip(recorded, found.reached, strict=True)))
-    tensorboard = directory / "tensorboard" / found.tensorboard
-    return Records(course, tensorboard, tuple(kept), directory / METRICS, True, reached)
+        return Records(course, _new_tensorboard(directory), tuple(kept), earlier)
+    metrics, tensorboard = directory / METRICS, directory / "tensorboard" / found.tensorboard
+    if not metrics.exists():  # which alone says what there is a record of
+        return Records(course, tensorboard, tuple(kept))
+    reached = Reached(*map(max, zip(last_recorded(metrics), found.reached, strict=True)))
+    return Records(course, tensorboard, tuple(kept), metrics, True, reached)
 
 
 def remember(directory: Path, records: Records) -> None:
@@ -108,20 +124,55 @@ def _read(path: Path) -> _Found | None:
         step, epoch = map(int, content["reached"])
         tensorboard = re.fullmatch(r"run-\d+", content["tensorboard"])
         return tensorboard and _Found(str(content["course"]), tensorboard[0], Reached(step, epoch))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _numbered_runs(directory: Path) -> dict[int, _Found]:
+    """Those whose files were set aside, by their numbers."""
+    names = ((path, re.fullmatch(r"run\.(\d+)\.json", path.name)) for path in directory.glob("run.*.json"))
+    found = {int(match[1]): _read(path) for path, match in names if match}
+    return {number: run for number, run in found.items() if run is not None}
 
 
 def _number_of(directory: Path, course: str) -> int | None:
     """The latest number of the files of ``course`` that were set aside."""
-    numbers = [
-        int(match[1])
-        for path in directory.glob("run.*.json")
-        if (match := re.fullmatch(r"run\.(\d+)\.json", path.name))
-        and (found := _read(path)) is not None
-        and found.course == course
-    ]
+    numbers = [number for number, run in _numbered_runs(directory).items() if run.course == course]
     return max(numbers, default=None)
+
+
+def _set_aside(directory: Path) -> list[str]:
+    """All files of a course under numbered names, which are returned.
+
+    Killed in between, it leaves both names of run.json; so does `_bring_back`.
+    """
+    number = free_number(directory, _FILES)
+    kept = [numbered(name, number) for name in _FILES if (directory / name).exists()]
+    if (directory / RUN).exists():
+        link_file(directory / RUN, directory / numbered(RUN, number))
+    for name in _FILES:
+        if name != RUN and (directory / name).exists():
+            (directory / name).rename(directory / numbered(name, number))
+    (directory / RUN).unlink(missing_ok=True)
+    return kept
+
+
+def _bring_back(directory: Path, number: int) -> None:
+    """The files with ``number`` under their plain names again."""
+    link_file(directory / numbered(RUN, number), directory / RUN)
+    for name in _FILES:
+        path = directory / numbered(name, number)
+        if name != RUN and path.exists() and not (directory / name).exists():
+            path.rename(directory / name)
+    (directory / numbered(RUN, number)).unlink()
+
+
+def _finish_move(directory: Path) -> None:
+    """Where a move was cut short, in either direction, bring all of it back."""
+    found = _read(directory / RUN)
+    number = None if found is None else _number_of(directory, found.course)
+    if number is not None:
+        _bring_back(directory, number)
 
 
 def _branched_off(directory: Path, course: str) -> Path | None:
@@ -129,18 +180,27 @@ def _branched_off(directory: Path, course: str) -> Path | None:
     number = _number_of(directory, course)
     if number is None:
         return None
-    log = directory / numbered(LOG, number)
-    if log.exists():
-        shutil.copyfile(log, directory / LOG)
-    return directory / numbered(METRICS, number)
+    try:
+        shutil.copyfile(directory / numbered(LOG, number), directory / LOG)
+    except OSError:  # no log, or no room: the whole one is there under its number
+        with suppress(OSError):
+            (directory / LOG).unlink()
+    metrics = directory / numbered(METRICS, number)
+    return metrics if metrics.exists() else None
 
 
-def _brought_back(directory: Path, course: str) -> _Found | None:
-    """The files of ``course`` under their plain names again; None where there are none."""
-    number = _number_of(directory, course)
-    if number is None:
-        return None
-    for name in _FILES:
-        if (directory / numbered(name, number)).exists():
-            (directory / numbered(name, number)).rename(directory / name)
-    return _read(directory / RUN)
+def _tensorboard(directory: Path, number: int) -> Path:
+    return directory / "tensorboard" / f"run-{number}"
+
+
+def _new_tensorboard(directory: Path) -> Path:
+    """``tensorboard/run-<n>``, which no course has or had."""
+    return _tensorboard(directory, 1 + max(_numbers_taken(directory), default=0))
+
+
+def _numbers_taken(directory: Path) -> list[int]:
+    """Of folders for TensorBoard: those that are there, and those that courses without TensorBoard were given."""
+    names = [path.name for path in (directory / "tensorboard").glob("run-*")]
+    runs = [_read(directory / RUN), *_numbered_runs(directory).values()]
+    names += [run.tensorboard for run in runs if run is not None]
+    return [int(match[1]) for name in names if (match := re.fullmatch(r"run-(\d+)", name))]

@@ -30,11 +30,16 @@ class EventFile:
         started = time.time()
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{started:017.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = WholeWrites(folder / name)
+        self._path = folder / name
+        self._file = WholeWrites(self._path)
         self._records = RecordWriter(self._file)
-        self._write(file_version=_VERSION)
-        if purge_step is not None:
-            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        try:
+            self._write(file_version=_VERSION)
+            if purge_step is not None:
+                self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        except OSError:
+            self.discard()
+            raise
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write ``values`` at ``step``."""
@@ -43,6 +48,11 @@ class EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+    def discard(self) -> None:
+        """Close and delete the file."""
+        self.close()
+        self._path.unlink(missing_ok=True)
 
     def _write(self, **content: Any) -> None:
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())

@@ -83,6 +83,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
                     raise ValueError(
                         f"{name} is {list(moment.shape)} for a tensor of {list(parameter.shape)}"
                     )
+    if isinstance(optimizer, torch.optim.SGD):
+        _start_momentum(optimizer)
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
@@ -108,12 +110,19 @@ def _adamw(groups: _Groups, stage: StageConfig) -> torch.optim.Optimizer:
 
 def _sgd(groups: _Groups, stage: StageConfig) -> torch.optim.Optimizer:
     optimizer = torch.optim.SGD(groups, momentum=stage.momentum, nesterov=stage.nesterov, fused=True)
-    if stage.momentum:
-        # A fused first step that ``found_inf`` stops would leave these uninitialised, and later steps use them.
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    _start_momentum(optimizer)
     return optimizer
+
+
+def _start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Zeros where there is no momentum yet.
+
+    A fused first step that ``found_inf`` stops would leave it uninitialised, and later steps use it.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 _BUILDERS: dict[str, Callable[[_Groups, StageConfig], torch.optim.Optimizer]] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mrl.audio import printable
 from mrl.config import Config
 from mrl.config_file import config_from_dict, config_to_dict
 from mrl.config_problems import first_few, unusable_values
@@ -14,7 +15,7 @@ from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.finite import require_finite_weights
-from mrl.training.courses import Resumption
+from mrl.training.courses import Resumption, course_of
 from mrl.training.run_content import require_run
 from mrl.training.run_state import Best, RunState, new_name
 from mrl.training.selection import Rank
@@ -63,18 +64,14 @@ class Resumed:
     content: dict[str, Any]
     state: RunState
     best: Best
-    is_changed: bool
-    """Whether the configuration, or the data, differ in what is computed."""
+    course: str
+    """Of the run from here on: another one where the configuration, or the data, differ in what is computed."""
 
     @property
     def resumption(self) -> Resumption:
         """The point that the records of the run go on from."""
-        left = self.content.get("course") or self.content["run_id"]
+        left = course_of(self.content)
         return Resumption(self.state.step, self.state.epoch, left, self.content["wandb_run_id"])
-
-    def course(self) -> str:
-        """That of the run from here on: another one where something has changed."""
-        return new_name() if self.is_changed else self.resumption.left
 
 
 def checkpoint_to_resume(path: str, config: Config, say: Say) -> Path | None:
@@ -111,7 +108,8 @@ def resume_from(path: Path, config: Config, allow_config_change: bool) -> Resume
     best = content["best"]
     weights = best["weights"] or {"encoder": content["encoder"], "criterion": content["criterion"]}
     chosen = Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
-    return Resumed(str(path), content, state, chosen, bool(differences))
+    course = new_name() if differences else course_of(content)
+    return Resumed(str(path), content, state, chosen, course)
 
 
 def _read_run(path: Path) -> dict[str, Any]:
@@ -176,7 +174,7 @@ def _with_defaults(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def with_data(resumed: Resumed, data: RunData, config: Config, allow_change: bool, say: Say) -> Resumed:
-    """``resumed``, which is changed if ``data`` are others than those of the run.
+    """``resumed``, on another course if ``data`` are others than those of the run.
 
     Raises CheckpointError where the run had other speakers, trial lists or prefixes, or no teacher; and where its
     corpus held other files, unless ``allow_change``: ``say`` is told so then.
@@ -213,7 +211,9 @@ def with_data(resumed: Resumed, data: RunData, config: Config, allow_change: boo
     if not allow_change:
         raise CheckpointError(f"{source}: {what}; restore them, or go on with these by --allow-config-change")
     say(what)
-    return replace(resumed, is_changed=True)
+    known = {printable(train.path(utterance)) for utterance in range(len(train))}
+    unreadable = {path: why for path, why in resumed.state.unreadable.items() if path in known}
+    return replace(resumed, course=new_name(), state=replace(resumed.state, unreadable=unreadable))
 
 
 def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

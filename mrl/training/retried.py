@@ -25,11 +25,13 @@ class RetriedSink:
         self._say = say
         self._sink: Sink | None = None
         self._waiting: deque[Record] = deque(maxlen=_MOST_WAITING)
+        self._num_lost = 0
         self._retry_at: float | None = None
         """When a failure is behind it."""
         self._try()
 
     def write(self, record: Record) -> None:
+        self._num_lost += len(self._waiting) == _MOST_WAITING
         self._waiting.append(record)
         if self._retry_at is None or time.monotonic() >= self._retry_at:
             self._try()
@@ -55,5 +57,6 @@ class RetriedSink:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return
         if self._retry_at is not None:
-            self._say(f"{self.name}: written again")
-            self._retry_at = None
+            lost = f"; {self._num_lost:,} records are lost" if self._num_lost else ""
+            self._say(f"{self.name}: written again{lost}")
+            self._retry_at, self._num_lost = None, 0

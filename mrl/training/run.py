@@ -96,7 +96,7 @@ def _run(
         Tracker(
             config.logging,
             run_config=config_to_dict(config),
-            course=None if resumed is None else resumed.course(),
+            course=None if resumed is None else resumed.course,
             resumed=None if resumed is None else resumed.resumption,
             silent=not processes.is_first,
         ) as tracker,
@@ -258,5 +258,5 @@ def _resumed_trainer(
         run_id=content["run_id"],
         processes=processes,
     )
-    trainer.checkpoints.go_on_from(resumed.best, resumed.state, Path(source))
+    trainer.checkpoints.go_on_from(resumed.best, resumed.state, Path(source), resumed.resumption.left)
     return trainer

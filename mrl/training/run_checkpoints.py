@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mrl.atomic import write_atomically
-from mrl.config import Config
+from mrl.config import WARM_START, Config
 from mrl.config_file import config_to_dict
 from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError
@@ -59,8 +59,10 @@ class RunCheckpoints:
             "num_utterances": len(data.train),
             "lists": {trials.name: trials.fingerprint() for trials in data.validation},
             "run_id": self._run_id,
+            "course": tracker.course,
             "teacher": None if teacher is None else _content_of(teacher),
         }
+        self._stages = [stage.name for stage in config.stages]
         self._best_is_written = True
         self._folder = CheckpointFolder(config.checkpoints)
         self._saved: str | None = None  # how far the run is in last.pt
@@ -172,10 +174,14 @@ class RunCheckpoints:
         content = {**self._content(weights, state, best, stage_state), **extra}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
 
-    def go_on_from(self, best: Best, state: RunState, source: Path) -> None:
-        """On resuming from ``source``: make the folder that of the run as it stands there; see `take_up`."""
+    def go_on_from(self, best: Best, state: RunState, source: Path, course: str) -> None:
+        """On resuming from ``source``: make the folder that of the run as it stands there, on ``course``.
+
+        See :func:`mrl.training.taking_up.take_up`.
+        """
         if self._is_writer:
-            run = Standing(self._run_id, best, state)
+            over = (WARM_START, *self._stages[: state.stage])
+            run = Standing(self._run_id, course, best, state, tuple(map(stage_file, over)))
             take_up(self._folder, run, source, lambda: self._write_best_weights(best), self._tracker.say)
             self._saved = progress_words(state)
 
@@ -199,7 +205,6 @@ class RunCheckpoints:
                 "weights": None if is_best else best.weights,
             },
             "wandb_run_id": self._tracker.wandb_run_id,
-            "course": self._tracker.course,
         }
 
 

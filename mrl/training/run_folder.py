@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +20,12 @@ def make_folder(directory: Path) -> Path:
     return directory
 
 
-def set_aside(directory: Path, *names: str) -> list[str]:
-    """Rename those of ``names`` that exist, all with the first number that none of them has yet.
-
-    Returns the new names: ``metrics.jsonl`` becomes ``metrics.1.jsonl``.
-    """
-    present = [name for name in names if (directory / name).exists()]
+def free_number(directory: Path, names: Sequence[str]) -> int:
+    """The first number that none of ``names`` has yet."""
     number = 1
     while any((directory / numbered(name, number)).exists() for name in names):
         number += 1
-    for name in present:
-        (directory / name).rename(directory / numbered(name, number))
-    return [numbered(name, number) for name in present]
+    return number
 
 
 def write_records_until(target: Path, earlier: Path, step: int, epoch: int | None = None) -> None:
@@ -91,18 +84,8 @@ def write_config(directory: Path, run_config: dict[str, Any]) -> None:
     text = yaml.safe_dump(run_config, sort_keys=False, allow_unicode=True)
     path = directory / CONFIG
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        set_aside(directory, CONFIG)
+        path.rename(directory / numbered(CONFIG, free_number(directory, [CONFIG])))
     write_text_atomically(path, text)
-
-
-def tensorboard_folder(directory: Path, *, is_new: bool) -> Path:
-    """``tensorboard/run-<n>``: a new one, or the last."""
-    parent = directory / "tensorboard"
-    numbers = [
-        int(match[1]) for path in parent.glob("run-*") if (match := re.fullmatch(r"run-(\d+)", path.name))
-    ]
-    last = max(numbers, default=0)
-    return parent / f"run-{last + 1 if is_new else max(1, last)}"
 
 
 def numbered(name: str, number: int) -> str:

@@ -97,6 +97,10 @@ class TensorBoardSink:
         scalars = {name: float(value) for name, value in record.values.items() if not isinstance(value, str)}
         self._events.scalars(record.step, scalars)
 
+    def discard(self) -> None:
+        """End the recording, and leave nothing of it."""
+        self._events.discard()
+
     def close(self, *, failed: bool) -> None:
         self._events.close()
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mrl.config import CheckpointConfig
+import torch
+from torch import Tensor
+
+from mrl.config import WARM_START, CheckpointConfig
 from mrl.errors import CheckpointError
-from mrl.models.checkpoint_format import read_checkpoint
+from mrl.models.checkpoint_format import read_checkpoint, stage_file
 from mrl.training.checkpoint import CheckpointFolder, link_file
+from mrl.training.courses import course_of
 from mrl.training.run_state import Best, RunState
 
 Say = Callable[[str], None]
@@ -20,8 +24,11 @@ class Standing(NamedTuple):
     """A run, and where it stands."""
 
     run_id: str
+    course: str
     best: Best
     state: RunState
+    stage_files: tuple[str, ...]
+    """Names of those of the warm start and of the stages that are over."""
 
 
 def set_earlier_run_aside(config: CheckpointConfig, say: Say) -> None:
@@ -48,44 +55,51 @@ def take_up(
     staged, staged_best = (folder.directory / f".resumed_{name}.pt.tmp" for name in ("last", "best"))
     if not is_last:
         link_file(source, staged)
-    place_of = cache(_place_of)  # each file is read once
-    best_file = _file_of_best(folder, run, source, place_of)
-    if best_file is not None and best_file != folder.best:
+    look = cache(partial(_look, best=run.best))  # each file is read once
+    best_file = _file_of_best(folder, run, source, look)
+    others = _others(folder, run, source, look, is_last=is_last)
+    has_best = best_file == folder.best and folder.best.name not in others
+    if best_file is not None and not has_best:
         link_file(best_file, staged_best)
-    others = _others(folder, run, source, place_of, is_last=is_last)
     if others and (kept := folder.set_aside(*others, leaving_last=True)) is not None:
         say(f"checkpoints of another course of the run, or of another run, are kept in {kept}")
     if not is_last:
         staged.replace(folder.last)
     if best_file is None:
         write_best()
-    elif best_file != folder.best:
+    elif not has_best:
         staged_best.replace(folder.best)
+    for name in run.stage_files:
+        file = source.parent / name
+        if not (folder.directory / name).exists() and (found := look(file)) and found.course == run.course:
+            link_file(file, folder.directory / name)
 
 
-def _file_of_best(folder: CheckpointFolder, run: Standing, source: Path, place_of: PlaceOf) -> Path | None:
-    """The checkpoint of the best epoch: the folder's own best.pt, ``source``, or its neighbour."""
+def _file_of_best(folder: CheckpointFolder, run: Standing, source: Path, look: Look) -> Path | None:
+    """A file with the best weights: the folder's own best.pt, ``source``, or its neighbour."""
     for candidate in (folder.best, source, source.parent / "best.pt"):
-        if place_of(candidate) == _Place(run.run_id, run.best.epoch, 0):
+        if (found := look(candidate)) and found.run_id == run.run_id and found.is_best:
             return candidate
     return None
 
 
-def _others(
-    folder: CheckpointFolder, run: Standing, source: Path, place_of: PlaceOf, *, is_last: bool
-) -> list[str]:
+def _others(folder: CheckpointFolder, run: Standing, source: Path, look: Look, *, is_last: bool) -> list[str]:
     """Names of the files that are no part of ``run`` as it stands."""
     present = folder.present()
-    places = (place_of(path) for path in present if path.name in ("last.pt", "best.pt") or path == present[0])
-    found = None if is_last else next((place for place in places if place is not None), None)
-    if found is not None and found.run_id != run.run_id:
-        others = present
+    found = (look(path) for path in present if path.name in ("last.pt", "best.pt") or path == present[0])
+    owner = None if is_last else next((each for each in found if each is not None), None)
+    if owner is not None and owner.course != run.course:
+        # All courses of a run have one warm start.
+        shared = stage_file(WARM_START) if owner.run_id == run.run_id else None
+        others = [path for path in present if path.name != shared]
     else:
         others = folder.numbered_after(run.state.epoch)
         if not is_last:
-            others += [folder.last, folder.previous]
-        best = place_of(folder.best)
-        if best is None or best.epoch > run.best.epoch:
+            later = (
+                path for path in present if path.match("stage_*.pt") and path.name not in run.stage_files
+            )
+            others += [folder.last, folder.previous, *later]
+        if (best := look(folder.best)) is None or not best.is_best:
             others.append(folder.best)
     return [path.name for path in others if path == folder.last or not _is_same(path, source)]
 
@@ -94,22 +108,32 @@ def _is_same(path: Path, source: Path) -> bool:
     return path.exists() and path.samefile(source)
 
 
-class _Place(NamedTuple):
-    """Where a checkpoint stands."""
+class _Found(NamedTuple):
+    """Whose a file of weights is, and whether they are the best ones of the run that goes on."""
 
     run_id: str
-    epoch: int
-    epoch_step: int
+    course: str
+    is_best: bool
 
 
-PlaceOf = Callable[[Path], _Place | None]
+Look = Callable[[Path], _Found | None]
 
 
-def _place_of(path: Path) -> _Place | None:
-    """That of a checkpoint that a run can go on from; none for anything else."""
+def _look(path: Path, best: Best) -> _Found | None:
+    """None for a file that is no checkpoint of a run, or cannot be read."""
     try:
         content = read_checkpoint(path)
-        state = content["state"]
-        return _Place(content["run_id"], state["epoch"], state.get("epoch_step", 0))
-    except (CheckpointError, KeyError, TypeError, AttributeError):
+        run_id = content["run_id"]
+        is_best = all(_are_same(content.get(part), weights) for part, weights in best.weights.items())
+        return _Found(run_id, course_of(content), is_best)
+    except (CheckpointError, KeyError, AttributeError):
         return None
+
+
+def _are_same(saved: Any, weights: Mapping[str, Tensor]) -> bool:
+    if not isinstance(saved, Mapping) or saved.keys() != weights.keys():
+        return False
+    return all(
+        saved[name].dtype == weight.dtype and torch.equal(saved[name], weight)
+        for name, weight in weights.items()
+    )

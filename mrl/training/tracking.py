@@ -192,10 +192,14 @@ class Tracker:
             if resumed is None or records.earlier is None:
                 return TensorBoardSink(records.tensorboard, None)
             sink = TensorBoardSink(records.tensorboard, resumed.step if records.is_continued else 0)
-            for values in records_until(records.earlier, resumed.step, resumed.epoch):
-                # Of the last step some records stay and some come anew, which its purge cannot tell apart.
-                if not records.is_continued or values["step"] == resumed.step:
-                    sink.write(recorded(values))
+            try:
+                for values in records_until(records.earlier, resumed.step, resumed.epoch):
+                    # Of the last step some records stay and some come anew, which its purge cannot tell apart.
+                    if not records.is_continued or values["step"] == resumed.step:
+                        sink.write(recorded(values))
+            except OSError:
+                sink.discard()
+                raise
             return sink
 
         self._open(METRICS, lambda: RetriedSink(METRICS, open_metrics, self.say))
@@ -210,15 +214,12 @@ class Tracker:
         records: Records,
         resumed: Resumption | None,
     ) -> None:
-        if self.wandb_run_id is not None and not records.is_continued:
-            if resumed is not None and resumed.left == self.course:
-                self.say(
-                    f"{self._directory} does not say what {WandbSink.name} was sent: a new run begins there"
-                )
-            self.wandb_run_id = None  # it cannot forget what it has
+        run_id = self.wandb_run_id if records.is_continued else None  # it cannot forget what it has
+        is_known, self.wandb_run_id = run_id == self.wandb_run_id, run_id
         if config.wandb == "off":
             return
-        run_id = self.wandb_run_id
+        if not is_known and resumed is not None and resumed.left == self.course:
+            self.say(f"{self._directory} does not say what {WandbSink.name} was sent: a new run begins there")
         sink = self._open(WandbSink.name, lambda: WandbSink(config, run_config, run_id, records.reached))
         if sink is not None:
             self.wandb_run_id = sink.run_id

@@ -20,7 +20,7 @@ import train
 from mrl.models.checkpoint_format import read_checkpoint
 from tests.integration.conftest import CONFIG
 from tests.integration.lives import held_by_another, same_checkpoints
-from tests.integration.test_run import numbers
+from tests.integration.test_run import numbers, prefer_epoch
 
 
 def halve(path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_run_that_goes_on_from_another_folder_leaves_the_run_that_was_here(run
     kept = {path.name: path.read_bytes() for path in (workplace / "checkpoints/earlier_1").iterdir()}
     assert kept == here
     for path in elsewhere.glob("*.pt"):
-        if path.name in ("epoch_001.pt", "previous.pt", "stage_warm_start.pt"):
+        if path.name in ("epoch_001.pt", "previous.pt"):
             path.unlink()
     for name in ("previous.pt",):
         (workplace / "checkpoints" / name).unlink()
@@ -262,11 +262,23 @@ def _die(*_, **__):
     raise ZeroDivisionError
 
 
+def test_a_best_file_made_of_its_weights_alone_stays_however_often_the_run_goes_on(
+    run, workplace, monkeypatch
+):
+    prefer_epoch(1, monkeypatch)
+    assert run() == 0
+    (workplace / "checkpoints/best.pt").unlink()
+    for _ in range(3):
+        assert run("--resume", "auto") == 0
+    assert "state" not in read_checkpoint("checkpoints/best.pt")
+    assert not list(workplace.glob("checkpoints/earlier_*"))
+
+
 @pytest.mark.parametrize("broken", [[], "text", None, 5])
 def test_a_best_file_of_another_kind_is_set_aside(run, workplace, broken):
     assert run() == 0
     content = read_checkpoint("checkpoints/best.pt")
-    torch.save({**content, "state": broken}, workplace / "checkpoints/best.pt")
+    torch.save({**content, "encoder": broken}, workplace / "checkpoints/best.pt")
     assert run("--resume", "auto") == 0
     assert read_checkpoint("checkpoints/best.pt")["encoder"]
     assert (workplace / "checkpoints/earlier_1/best.pt").is_file()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mrl.models.checkpoint_format import read_checkpoint
@@ -14,10 +16,14 @@ STAGE = [{**CONFIG["stages"][0], "batch_size": 4}]
 @pytest.fixture
 def cut_off(run, monkeypatch):
     """A run that ended after step 6 of an epoch of 8, of 32 utterances."""
+    begin_and_crash(run, monkeypatch)
+
+
+def begin_and_crash(run, monkeypatch, **changes) -> None:
     with monkeypatch.context() as patch:
         crash_at(7, patch)
         with pytest.raises(Crash):
-            run(stages=STAGE, checkpoints={"every_minutes": 1e-6})
+            run(stages=STAGE, checkpoints={"every_minutes": 1e-6}, **changes)
 
 
 def utterances(workplace) -> list:
@@ -41,6 +47,18 @@ def test_files_that_are_gone_are_counted_and_the_run_goes_on_if_that_is_allowed(
     steps = [step for step, _ in logged()]
     assert steps == list(range(1, len(steps) + 1))
     assert run("--resume", "auto", stages=STAGE) == 0  # these are the run's files now
+
+
+def test_bad_files_that_are_taken_out_no_longer_count(run, workplace, monkeypatch):
+    bad, *_ = utterances(workplace)
+    bad.write_bytes(b"damaged")
+    data = {"max_unreadable_share": 0.5}
+    begin_and_crash(run, monkeypatch, data=data)
+    (named,) = read_checkpoint("checkpoints/last.pt")["state"]["unreadable"]
+    assert Path(named) == bad.relative_to(workplace)
+    bad.unlink()
+    assert run("--resume", "auto", "--allow-config-change", stages=STAGE, data=data) == 0
+    assert read_checkpoint("checkpoints/last.pt")["state"]["unreadable"] == {}
 
 
 def test_holding_utterances_out_later_is_a_change_that_can_be_allowed(run, cut_off, capsys):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from mrl.models.checkpoint_format import read_checkpoint
 from mrl.training.run_folder import NOTHING_YET, Reached, last_recorded, records_until
 from mrl.training.sinks import Record, recorded
 from mrl.training.updater import Updater
 from tests.integration.test_killed import scalars
-from tests.integration.test_run import records
+from tests.integration.test_run import prefer_epoch, records
 
 
 class Service:
@@ -127,18 +130,35 @@ def test_an_earlier_run_that_goes_on_has_its_own_records_and_service_run(run, wo
     assert [entry["step"] for entry in second if "train/loss" in entry] == list(range(1, 17))
 
 
-def test_a_course_that_was_left_can_be_taken_up_again(run, workplace):
-    """Back to the end of an epoch with another rate, and then back to where the run had come before."""
+def test_a_course_that_was_left_can_be_taken_up_again(run, workplace, monkeypatch):
+    """Back to the end of an epoch with another rate, and then back to where the run had come before.
+
+    Both courses have their best epoch, whose weights differ, at the same place.
+    """
+    prefer_epoch(2, monkeypatch)
     assert run(logging={"every_steps": 1}) == 0
     before = logged()
+    shutil.copytree("checkpoints", "first")
     changed = ["--set", "stages.head.learning_rate.head=0.05", "--allow-config-change"]
     assert run("--resume", "checkpoints/epoch_001.pt", *changed) == 0
     assert logged()[:4] == before[:4]
     assert logged() != before
     assert len(logged()) == 16
     other = logged()
+    changed_best = read_checkpoint("checkpoints/best.pt")["encoder"]["head.linear.weight"]
     assert run("--resume", "checkpoints/earlier_1/last.pt") == 0
     assert logged() == before
+    best = read_checkpoint("checkpoints/best.pt")
+    assert torch.equal(
+        best["encoder"]["head.linear.weight"],
+        read_checkpoint("first/best.pt")["encoder"]["head.linear.weight"],
+    )
+    assert not torch.equal(best["encoder"]["head.linear.weight"], changed_best)
+    for name in ("last", "stage_warm_start", "stage_head", "stage_full"):
+        mine, first = (read_checkpoint(f"{folder}/{name}.pt") for folder in ("checkpoints", "first"))
+        for key, value in first["encoder"].items():
+            assert torch.equal(mine["encoder"][key], value)
+    assert not Path("checkpoints/epoch_003.pt").exists()  # which the other course made
     assert logged("metrics.2.jsonl") == other
 
 

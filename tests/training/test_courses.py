@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrl.config import LoggingConfig
+from mrl.training import courses
 from mrl.training.courses import Resumption, begin, remember, take_up
 from mrl.training.run_folder import NOTHING_YET, Reached, last_recorded
 from mrl.training.tracking import Tracker
@@ -28,7 +29,7 @@ def live(
     resumed: bool = True,
 ) -> None:
     """The steps from ``first`` to ``last`` of ``course``."""
-    point = Resumption(first - 1, left=left or course) if resumed else None
+    point = Resumption(first - 1, None, left=left or course) if resumed else None
     with Tracker(config, run_config={"course": course}, course=course, resumed=point) as tracker:
         tracker.say(f"{course} from {first}")
         for step in range(first, last + 1):
@@ -86,27 +87,118 @@ def test_a_folder_that_knows_nothing_continues_nothing(tmp_path: Path) -> None:
     assert records.reached == NOTHING_YET
 
 
+def test_records_whose_name_was_lost_are_those_of_the_course_that_was_left(config: LoggingConfig) -> None:
+    live(config, "a", 1, 6, resumed=False)
+    (config.directory / "run.json").unlink()
+    live(config, "b", 4, 5, left="a")
+    assert recorded(config) == "aaabb"
+    live(config, "a", 7, 7)
+    assert recorded(config) == "aaaaaaa"
+
+
+def test_without_metrics_nothing_is_continued(config: LoggingConfig) -> None:
+    live(config, "a", 1, 6, resumed=False)
+    (config.directory / "metrics.jsonl").unlink()
+    records = take_up(config.directory, "a", "a")
+    assert not records.is_continued
+    assert records.reached == NOTHING_YET
+
+
+def test_a_log_that_finds_no_room_for_its_copy_stands_in_the_way_of_nothing(
+    config: LoggingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_text("half a li")
+        raise OSError("No space left on device")
+
+    live(config, "a", 1, 6, resumed=False)
+    monkeypatch.setattr("shutil.copyfile", full)
+    live(config, "b", 4, 5, left="a")
+    assert recorded(config) == "aaabb"
+    assert "half a li" not in (config.directory / "training.log").read_text()
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the file operation of this number of those that move files."""
+    done = [0]
+
+    def counted(operation):
+        def operate(*arguments, **options):
+            done[0] += 1
+            if done[0] == count:
+                raise Killed
+            return operation(*arguments, **options)
+
+        return operate
+
+    monkeypatch.setattr(Path, "rename", counted(Path.rename))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    monkeypatch.setattr(courses, "link_file", counted(courses.link_file))
+
+
+@pytest.mark.parametrize("next_course", ["a", "b"])
+@pytest.mark.parametrize("count", range(1, 12))
+@pytest.mark.parametrize("how", ["begin", "branch", "back"])
+def test_killed_while_files_move_nothing_is_mixed(
+    config: LoggingConfig, monkeypatch: pytest.MonkeyPatch, how: str, count: int, next_course: str
+) -> None:
+    """A fresh run, another course and the way back from it, cut short before each operation on a file."""
+    live(config, "a", 1, 6, resumed=False)
+    live(config, "b", 1, 4, resumed=False)
+    (config.directory / "tensorboard/run-2").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        kill_at(count, patch)
+        try:
+            if how == "begin":
+                begin(config.directory, "c")
+            else:
+                take_up(config.directory, *(("c", "b") if how == "branch" else ("a", "a")))
+        except Killed:
+            pass
+    live(config, next_course, 7 if next_course == "a" else 5, 8)
+    assert recorded(config) == ("aaaaaaaa" if next_course == "a" else "bbbbbbbb")
+    other = "b" if next_course == "a" else "a"
+    live(config, other, 7 if other == "a" else 5, 8)
+    assert recorded(config) == ("aaaaaaaa" if other == "a" else "bbbbbbbb")
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"course": "b"}', b'{"course": "b", "reached": [1], "tensorboard": "run-1"}',
-     b'{"course": "b", "reached": [1, 2], "tensorboard": "../.."}', b"[" * 100_000],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"course": "b"}',
+        b'{"course": "b", "reached": [1], "tensorboard": "run-1"}',
+        b'{"course": "b", "reached": [Infinity, 1], "tensorboard": "run-1"}',
+        b'{"course": "b", "reached": [1, 2], "tensorboard": "../.."}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_file_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 7}\n')
     (tmp_path / "run.json").write_bytes(content)
     (tmp_path / "run.3.json").write_bytes(content)
-    records = take_up(tmp_path, "a", "a")
+    assert take_up(tmp_path, "c", "d").earlier == tmp_path / "metrics.1.jsonl"
+    records = take_up(tmp_path, "d", "d")
     assert records.is_continued
     assert records.reached == Reached(7, -1)
     assert records.tensorboard == tmp_path / "tensorboard" / "run-1"
 
 
-def test_each_course_has_its_own_folder_of_tensorboard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_on", [True, False])
+def test_each_course_has_its_own_folder_of_tensorboard(tmp_path: Path, is_on: bool) -> None:
+    """Whether or not TensorBoard is on, so that it may be switched on later."""
     folders = []
     for course, left in (("a", None), ("b", "a"), ("a", "a"), ("b", "b")):
         records = begin(tmp_path, course) if left is None else take_up(tmp_path, course, left)
         remember(tmp_path, records)
         (tmp_path / "metrics.jsonl").touch()
-        records.tensorboard.mkdir(parents=True, exist_ok=True)
+        if is_on:
+            records.tensorboard.mkdir(parents=True, exist_ok=True)
         folders.append(records.tensorboard.name)
     assert folders == ["run-1", "run-2", "run-1", "run-2"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mrl.training.event_file import EventFile
 from tests.full_disk import full_disk
@@ -44,3 +45,20 @@ def test_files_of_a_folder_are_named_in_the_order_of_their_times(tmp_path: Path)
     names = sorted(os.listdir(tmp_path), key=lambda name: (tmp_path / name).stat().st_mtime_ns)
     assert len(names) == 3
     assert names == sorted(names)
+
+
+def test_a_file_that_finds_no_room_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            EventFile(tmp_path, 4)
+    assert list(tmp_path.iterdir()) == []
+    events = EventFile(tmp_path, None)
+    assert len(list(tmp_path.iterdir())) == 1
+    events.discard()
+    assert list(tmp_path.iterdir()) == []

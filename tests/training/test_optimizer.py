@@ -158,6 +158,16 @@ def test_the_state_of_another_optimizer_is_refused(parts, head_stage, one, other
         load_optimizer_state(optimizer, state)
 
 
+def test_momentum_that_comes_later_begins_at_zero(parts, head_stage):
+    """A first step that overflowed leaves no uninitialised memory behind."""
+    stage = entered(parts, head_stage, optimizer="sgd", momentum=0.0, nesterov=False)
+    state = after_a_step(parts, stage).state_dict()
+    optimizer = build_optimizer(*parts, entered(parts, head_stage, optimizer="sgd", momentum=0.5))
+    load_optimizer_state(optimizer, state)
+    tensors = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert all(not optimizer.state[parameter]["momentum_buffer"].any() for parameter in tensors)
+
+
 def test_moments_of_another_shape_are_refused(parts, head_stage):
     optimizer = after_a_step(parts, entered(parts, head_stage))
     state = optimizer.state_dict()

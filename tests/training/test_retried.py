@@ -12,8 +12,8 @@ from mrl.training.sinks import Record
 class Disk:
     """A sink, and the place that it opens on."""
 
-    def __init__(self) -> None:
-        self.is_full = False
+    def __init__(self, *, is_full: bool = False) -> None:
+        self.is_full = is_full
         self.opened = 0
         self.steps: list[int] = []
         self.closed = False
@@ -91,6 +91,19 @@ def test_what_is_lost_at_the_end_is_counted(clock: list[float]) -> None:
     sink.close(failed=False)
     assert said[1:] == ["metrics.jsonl: the last 3 records could not be written"]
     assert disk.closed
+
+
+def test_what_waits_too_long_is_lost_and_counted(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retried, "_MOST_WAITING", 3)
+    disk, said = Disk(), []
+    sink = RetriedSink("metrics.jsonl", disk.open, said.append)
+    disk.is_full = True
+    for number in range(5):
+        sink.write(step(number))
+    disk.is_full = False
+    sink.close(failed=False)
+    assert disk.steps == [2, 3, 4]
+    assert said[1:] == ["metrics.jsonl: written again; 2 records are lost"]
 
 
 def test_other_errors_are_raised(clock: list[float]) -> None:

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mrl.config import LoggingConfig
 from mrl.errors import TrainingError
 from mrl.training.courses import Resumption
-from mrl.training.run_folder import set_aside, tensorboard_folder, write_records_until
+from mrl.training.run_folder import write_records_until
 from mrl.training.sinks import MetricsFile, TensorBoardSink
 from mrl.training.tracking import Tracker
 
@@ -87,19 +87,15 @@ def test_a_fresh_run_keeps_the_files_of_the_earlier_ones(config: LoggingConfig) 
 KEPT = [("metrics", "jsonl"), ("training", "log"), ("config", "yaml"), ("run", "json")]
 
 
-def test_files_set_aside_share_one_number(tmp_path: Path) -> None:
-    for name in ("metrics.jsonl", "training.log", "training.1.log"):
-        (tmp_path / name).write_text(name)
-    assert set_aside(tmp_path, "metrics.jsonl", "training.log") == ["metrics.2.jsonl", "training.2.log"]
-    assert (tmp_path / "training.1.log").read_text() == "training.1.log"
-
-
 def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) -> None:
     run_three_steps(config)
     with (config.directory / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "step", "step": 20, "train/lo')
     with Tracker(
-        config, run_config=RUN_CONFIG, course="a", resumed=Resumption(20, left="a", wandb_run_id="kept1")
+        config,
+        run_config=RUN_CONFIG,
+        course="a",
+        resumed=Resumption(20, None, left="a", wandb_run_id="kept1"),
     ) as tracker:
         tracker.say("resumed")
         tracker.step(30, {"train/loss": 0.5})
@@ -117,13 +113,13 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) ->
 
 def test_a_resumed_run_with_other_settings_keeps_the_first_ones(config: LoggingConfig) -> None:
     run_three_steps(config)
-    Tracker(config, run_config={"seed": 43}, course="a", resumed=Resumption(30, left="a")).close()
+    Tracker(config, run_config={"seed": 43}, course="a", resumed=Resumption(30, None, left="a")).close()
     assert yaml.safe_load((config.directory / "config.1.yaml").read_text()) == RUN_CONFIG
     assert yaml.safe_load((config.directory / "config.yaml").read_text()) == {"seed": 43}
 
 
 def test_resuming_without_the_old_files_starts_new_ones(config: LoggingConfig) -> None:
-    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(5, left="a")) as tracker:
+    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(5, None, left="a")) as tracker:
         tracker.step(6, {})
     assert steps(config) == [6]
 
@@ -157,7 +153,9 @@ def test_a_rewrite_that_fails_leaves_the_metrics_as_they_were(
         raise OSError("No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(10, left="a")) as tracker:
+    with Tracker(
+        config, run_config=RUN_CONFIG, course="a", resumed=Resumption(10, None, left="a")
+    ) as tracker:
         tracker.step(20, {})
     assert (config.directory / "metrics.jsonl").read_bytes() == before
     assert (
@@ -167,9 +165,11 @@ def test_a_rewrite_that_fails_leaves_the_metrics_as_they_were(
 
 def test_tensorboard_has_a_folder_for_each_run_and_purges_on_resume(tmp_path: Path) -> None:
     config = LoggingConfig(directory=tmp_path)
-    run_three_steps(config)
-    run_three_steps(config)
-    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(10, left="a")) as tracker:
+    run_three_steps(config, "a")
+    run_three_steps(config, "b")
+    with Tracker(
+        config, run_config=RUN_CONFIG, course="b", resumed=Resumption(10, None, left="b")
+    ) as tracker:
         tracker.step(20, {"train/loss": 9.0})
     folders = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
     assert folders == ["run-1", "run-2"]
@@ -177,15 +177,6 @@ def test_tensorboard_has_a_folder_for_each_run_and_purges_on_resume(tmp_path: Pa
     events.Reload()
     loss = {event.step: event.value for event in events.Scalars("train/loss")}
     assert loss == {10: pytest.approx(0.1), 20: 9.0}
-
-
-def test_tensorboard_runs_are_numbered_not_sorted_as_text(tmp_path: Path) -> None:
-    for number in (2, 10):
-        (tmp_path / "tensorboard" / f"run-{number}").mkdir(parents=True)
-    (tmp_path / "tensorboard" / "run-old").mkdir()
-    assert tensorboard_folder(tmp_path, is_new=False).name == "run-10"
-    assert tensorboard_folder(tmp_path, is_new=True).name == "run-11"
-    assert tensorboard_folder(tmp_path / "none", is_new=False).name == "run-1"
 
 
 @pytest.mark.parametrize("failing", [MetricsFile, TensorBoardSink])
@@ -277,7 +268,7 @@ def test_without_files_only_the_console_speaks(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_log_says_what_ended_the_run(config: LoggingConfig) -> None:
     def run(error: BaseException) -> None:
-        with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(0, left="a")):
+        with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(0, None, left="a")):
             raise error
 
     for error in (TrainingError("the loss is not finite"), KeyboardInterrupt(), ZeroDivisionError("defect")):
