@@ -127,6 +127,14 @@ class CheckpointFolder:
         """The numbered checkpoints of later epochs."""
         return [path for number, path in self._numbered() if number > epoch]
 
+    def numbered_and_stages(self) -> list[Path]:
+        """The numbered checkpoints, and those that stages ended with."""
+        return [path for path in self.present() if path.match("epoch_*.pt") or path.match("stage_*.pt")]
+
+    def decisions(self) -> list[Path]:
+        """What evaluate.py has decided with best.pt."""
+        return [path for path in self.present() if path.suffix != ".pt"]
+
     def _drop_old(self) -> None:
         for _, old in self._numbered()[: -self._keep_last]:
             old.unlink(missing_ok=True)
@@ -144,7 +152,7 @@ def link_file(source: Path, target: Path) -> None:
 
     def link(temporary: Path) -> None:
         try:
-            os.link(source, temporary)
+            os.link(source.resolve(), temporary)  # not the symbolic link that it may be
         except OSError:
             shutil.copyfile(source, temporary)
 

@@ -6,6 +6,7 @@ of the files beside it, ``run.3.json`` that of those with the number 3.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -60,9 +61,14 @@ class Records:
     """How far the course was ever recorded, also what is to be recorded anew."""
 
 
-def course_of(content: Mapping[str, Any]) -> str:
-    """That of a run's checkpoint. The first course of a run has the name of the run."""
-    return content.get("course") or content["run_id"]
+def courses_of(content: Mapping[str, Any]) -> list[str]:
+    """Those that led to a run's checkpoint, its own last. The first course of a run has the name of the run."""
+    return list(content.get("courses") or [content["run_id"]])
+
+
+def branch(left: str, *what: object) -> str:
+    """The name of the course that leaves another one for ``what`` reasons: the same for the same."""
+    return hashlib.sha256(json.dumps([left, *what], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def begin(directory: Path, course: str) -> Records:
@@ -80,7 +86,8 @@ def take_up(directory: Path, course: str, left: str) -> Records:
     """
     _finish_move(directory)
     found, kept = _read(directory / RUN), []
-    if found is None and (directory / METRICS).exists():  # its run.json was lost, or could not be written
+    is_unnamed = found is None and (directory / METRICS).exists()
+    if is_unnamed and _number_of(directory, left) is None:  # its run.json was lost, or could not be written
         found = _Found(
             left, _tensorboard(directory, max(_numbers_taken(directory), default=1)).name, NOTHING_YET
         )
@@ -99,6 +106,11 @@ def take_up(directory: Path, course: str, left: str) -> Records:
         return Records(course, tensorboard, tuple(kept))
     reached = Reached(*map(max, zip(last_recorded(metrics), found.reached, strict=True)))
     return Records(course, tensorboard, tuple(kept), metrics, True, reached)
+
+
+def unused_number(directory: Path) -> int:
+    """One that no file of a course has."""
+    return free_number(directory, _FILES)
 
 
 def remember(directory: Path, records: Records) -> None:
@@ -146,7 +158,7 @@ def _set_aside(directory: Path) -> list[str]:
 
     Killed in between, it leaves both names of run.json; so does `_bring_back`.
     """
-    number = free_number(directory, _FILES)
+    number = unused_number(directory)
     kept = [numbered(name, number) for name in _FILES if (directory / name).exists()]
     if (directory / RUN).exists():
         link_file(directory / RUN, directory / numbered(RUN, number))

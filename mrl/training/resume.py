@@ -15,9 +15,9 @@ from mrl.data.assemble import RunData
 from mrl.errors import CheckpointError, ConfigError
 from mrl.models.checkpoint_format import read_checkpoint
 from mrl.models.finite import require_finite_weights
-from mrl.training.courses import Resumption, course_of
+from mrl.training.courses import Resumption, branch, courses_of
 from mrl.training.run_content import require_run
-from mrl.training.run_state import Best, RunState, new_name
+from mrl.training.run_state import Best, RunState
 from mrl.training.selection import Rank
 
 Say = Callable[[str], None]
@@ -64,13 +64,13 @@ class Resumed:
     content: dict[str, Any]
     state: RunState
     best: Best
-    course: str
-    """Of the run from here on: another one where the configuration, or the data, differ in what is computed."""
+    courses: list[str]
+    """Of the run, the last one from here on: a new one where the configuration, or the data, differ in what counts."""
 
     @property
     def resumption(self) -> Resumption:
         """The point that the records of the run go on from."""
-        left = course_of(self.content)
+        left = courses_of(self.content)[-1]
         return Resumption(self.state.step, self.state.epoch, left, self.content["wandb_run_id"])
 
 
@@ -108,8 +108,10 @@ def resume_from(path: Path, config: Config, allow_config_change: bool) -> Resume
     best = content["best"]
     weights = best["weights"] or {"encoder": content["encoder"], "criterion": content["criterion"]}
     chosen = Best(Rank(*best["rank"]), best["epoch"], best["stage"], weights)
-    course = new_name() if differences else course_of(content)
-    return Resumed(str(path), content, state, chosen, course)
+    courses = courses_of(content)
+    if differences:
+        courses.append(branch(courses[-1], state.epoch, state.epoch_step, _counting(config_to_dict(config))))
+    return Resumed(str(path), content, state, chosen, courses)
 
 
 def _read_run(path: Path) -> dict[str, Any]:
@@ -213,18 +215,28 @@ def with_data(resumed: Resumed, data: RunData, config: Config, allow_change: boo
     say(what)
     known = {printable(train.path(utterance)) for utterance in range(len(train))}
     unreadable = {path: why for path, why in resumed.state.unreadable.items() if path in known}
-    return replace(resumed, course=new_name(), state=replace(resumed.state, unreadable=unreadable))
+    courses = [*courses_of(content), branch(resumed.courses[-1], train.fingerprint())]
+    return replace(resumed, courses=courses, state=replace(resumed.state, unreadable=unreadable))
 
 
 def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each key whose value differs and matters to the numbers."""
-    old, new = _flat(before), _flat(now)
-    lines = []
-    for key in sorted({*old, *new}):
-        harmless = any(key == prefix or key.startswith(f"{prefix}.") for prefix in _HARMLESS)
-        if not harmless and old.get(key) != new.get(key):
-            lines.append(f"{key}: the run has {old.get(key)!r:.100}, the configuration {new.get(key)!r:.100}")
+    old, new = _counting(before), _counting(now)
+    lines = [
+        f"{key}: the run has {old.get(key)!r:.100}, the configuration {new.get(key)!r:.100}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
     return first_few(lines)
+
+
+def _counting(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration that matter to the numbers, by their keys."""
+
+    def is_harmless(key: str) -> bool:
+        return any(key == prefix or key.startswith(f"{prefix}.") for prefix in _HARMLESS)
+
+    return {key: value for key, value in _flat(values).items() if not is_harmless(key)}
 
 
 def _flat(values: Any, place: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from mrl.models.encoder import SpeakerEncoder, encoder_from_checkpoint
 from mrl.models.load_encoder import encoder_from_released
 from mrl.processes import Processes, joined_processes
 from mrl.training.batch_search import find_batch_sizes
+from mrl.training.courses import courses_of
 from mrl.training.criterion import Criterion, build_criterion
 from mrl.training.fitting import load_fitting
 from mrl.training.inputs import Inputs, Released, require_inputs
@@ -96,7 +97,7 @@ def _run(
         Tracker(
             config.logging,
             run_config=config_to_dict(config),
-            course=None if resumed is None else resumed.course,
+            courses=None if resumed is None else resumed.courses,
             resumed=None if resumed is None else resumed.resumption,
             silent=not processes.is_first,
         ) as tracker,
@@ -258,5 +259,5 @@ def _resumed_trainer(
         run_id=content["run_id"],
         processes=processes,
     )
-    trainer.checkpoints.go_on_from(resumed.best, resumed.state, Path(source), resumed.resumption.left)
+    trainer.checkpoints.go_on_from(resumed.best, resumed.state, Path(source), courses_of(content))
     return trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class RunCheckpoints:
             "num_utterances": len(data.train),
             "lists": {trials.name: trials.fingerprint() for trials in data.validation},
             "run_id": self._run_id,
-            "course": tracker.course,
+            "courses": tracker.courses,
             "teacher": None if teacher is None else _content_of(teacher),
         }
         self._stages = [stage.name for stage in config.stages]
@@ -174,15 +174,20 @@ class RunCheckpoints:
         content = {**self._content(weights, state, best, stage_state), **extra}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
 
-    def go_on_from(self, best: Best, state: RunState, source: Path, course: str) -> None:
-        """On resuming from ``source``: make the folder that of the run as it stands there, on ``course``.
+    def go_on_from(self, best: Best, state: RunState, source: Path, courses: Sequence[str]) -> None:
+        """On resuming from ``source``, to which ``courses`` led: make the folder that of the run as it stands there.
 
-        See :func:`mrl.training.taking_up.take_up`.
+        See :func:`mrl.training.taking_up.take_up`. Raises CheckpointError where files cannot be written.
         """
         if self._is_writer:
             over = (WARM_START, *self._stages[: state.stage])
-            run = Standing(self._run_id, course, best, state, tuple(map(stage_file, over)))
-            take_up(self._folder, run, source, lambda: self._write_best_weights(best), self._tracker.say)
+            run = Standing(self._run_id, tuple(courses), best, state, tuple(map(stage_file, over)))
+            try:
+                take_up(self._folder, run, source, lambda: self._write_best_weights(best), self._tracker.say)
+            except (OSError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{self._folder.directory}: the run cannot go on here from {source} ({error}); nothing is lost"
+                ) from error
             self._saved = progress_words(state)
 
     def saved_words(self) -> str | None:

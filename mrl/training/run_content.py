@@ -87,7 +87,7 @@ class _Run(_Entry):
     corpus: str
     run_id: str
     wandb_run_id: str | None
-    course: str | None = None  # younger than the format
+    courses: Annotated[list[str], Field(min_length=1)] | None = None  # younger than the format
     num_utterances: Counter | None = None
 
 

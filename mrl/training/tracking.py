@@ -23,13 +23,16 @@ from mrl.errors import MRLError
 from mrl.line_file import LineFile, reason
 from mrl.progress import ProgressReport
 from mrl.stopping import Stopped
-from mrl.training.courses import RUN, Records, Resumption, begin, remember, take_up
+from mrl.training.checkpoint import link_file
+from mrl.training.courses import RUN, Records, Resumption, begin, remember, take_up, unused_number
 from mrl.training.retried import RetriedSink
 from mrl.training.run_folder import (
     CONFIG,
     LOG,
     METRICS,
+    last_recorded,
     make_folder,
+    numbered,
     records_until,
     write_config,
     write_records_until,
@@ -49,7 +52,7 @@ class Tracker:
     log is appended to, and so is the run of Weights & Biases where the folder says how far it was recorded.
 
     Args:
-        course: of the run, from here on; None where it begins.
+        courses: of the run, that from here on last; None where it begins.
         resumed: where it goes on; None where it begins.
         files: false keeps to the console.
         silent: to nothing at all, for all processes but the first.
@@ -60,12 +63,14 @@ class Tracker:
         config: LoggingConfig,
         *,
         run_config: dict[str, Any],
-        course: str | None = None,
+        courses: Sequence[str] | None = None,
         resumed: Resumption | None = None,
         files: bool = True,
         silent: bool = False,
     ) -> None:
-        self.course = course or new_name()
+        self.courses = list(courses or [new_name()])
+        """Of the run up to here, the present one last; for checkpoints."""
+        self.course = self.courses[-1]
         self.wandb_run_id = None if resumed is None else resumed.wandb_run_id
         """Id of the Weights & Biases run, for checkpoints; None where there never was one."""
         self._directory = config.directory
@@ -185,6 +190,8 @@ class Tracker:
 
         def open_metrics() -> MetricsFile:
             if resumed is not None and records.earlier is not None:
+                if records.is_continued and last_recorded(metrics).epoch > (resumed.epoch or 0):
+                    link_file(metrics, metrics.with_name(numbered(METRICS, unused_number(self._directory))))
                 write_records_until(metrics, records.earlier, resumed.step, resumed.epoch)
             return MetricsFile(metrics)
 
@@ -214,11 +221,14 @@ class Tracker:
         records: Records,
         resumed: Resumption | None,
     ) -> None:
-        run_id = self.wandb_run_id if records.is_continued else None  # it cannot forget what it has
+        is_same = resumed is not None and resumed.left == self.course
+        run_id = (
+            self.wandb_run_id if is_same and records.is_continued else None
+        )  # it cannot forget what it has
         is_known, self.wandb_run_id = run_id == self.wandb_run_id, run_id
         if config.wandb == "off":
             return
-        if not is_known and resumed is not None and resumed.left == self.course:
+        if is_same and not is_known:
             self.say(f"{self._directory} does not say what {WandbSink.name} was sent: a new run begins there")
         sink = self._open(WandbSink.name, lambda: WandbSink(config, run_config, run_id, records.reached))
         if sink is not None:

@@ -70,8 +70,7 @@ def test_a_main_process_near_the_limit_says_so(corpus: Corpus, room: int) -> Non
             message = str(error)
         else:
             pytest.fail("no DataError was raised")
-    assert message.startswith("the batches of the data workers cannot be taken over (")
-    assert ADVICE in message
+    assert ADVICE in message  # of this process, or of the worker, which may meet its end first
     assert not said
 
 

@@ -144,7 +144,7 @@ def same(first: Any, second: Any, place: str = "") -> None:
         assert first == second or (first != first and second != second), f"{place}: {first} and {second}"
 
 
-TIMES = {"evaluation_seconds", "run_id", "course", "wandb_run_id", "config"}
+TIMES = {"evaluation_seconds", "run_id", "courses", "wandb_run_id", "config"}
 """What differs between two runs that compute the same."""
 
 

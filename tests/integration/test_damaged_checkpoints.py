@@ -246,6 +246,42 @@ def test_a_run_that_goes_on_from_another_folder_leaves_the_run_that_was_here(run
     same_checkpoints(elsewhere, workplace / "checkpoints")
 
 
+def test_files_of_the_run_stay_when_it_comes_back_from_another_course(run, workplace):
+    assert run() == 0
+    before = {path.name: path.read_bytes() for path in (workplace / "checkpoints").glob("*.pt")}
+    changed = ["--set", "stages.full.weight_decay=0.05", "--allow-config-change"]
+    assert run("--resume", "checkpoints/epoch_003.pt", *changed) == 0
+    assert run("--resume", "checkpoints/epoch_003.pt") == 0
+    for name in ("epoch_001.pt", "epoch_002.pt", "epoch_003.pt", "stage_warm_start.pt", "stage_head.pt"):
+        assert (workplace / "checkpoints" / name).read_bytes() == before[name], name
+
+
+def test_a_symbolic_link_is_resumed_as_the_file_that_it_leads_to(run, workplace):
+    assert run() == 0
+    (workplace / "pick.pt").symlink_to("checkpoints/epoch_002.pt")
+    there = {"directory": "there"}
+    assert run("--resume", "pick.pt", checkpoints=there, logging={"directory": "there_logs"}) == 0
+    assert not any(path.is_symlink() for path in (workplace / "there").iterdir())
+    assert read_checkpoint("there/last.pt")["state"]["epoch"] == 4
+
+
+def test_a_disk_without_room_when_the_run_goes_on_is_one_line(run, workplace, monkeypatch, capsys):
+    prefer_epoch(1, monkeypatch)
+    assert run() == 0
+    for name in ("best.pt", "epoch_001.pt"):
+        (workplace / "checkpoints" / name).unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", full)
+        assert run("--resume", "auto") == 2
+    assert "checkpoints: the run cannot go on here from checkpoints/last.pt (" in capsys.readouterr().err
+    assert run("--resume", "auto") == 0
+    assert (workplace / "checkpoints/best.pt").is_file()
+
+
 def test_a_fresh_run_that_is_cut_off_early_is_not_the_one_before_it(run, workplace, monkeypatch, capsys):
     assert run(stages=[]) == 0
     with monkeypatch.context() as patch:

@@ -162,6 +162,28 @@ def test_a_course_that_was_left_can_be_taken_up_again(run, workplace, monkeypatc
     assert logged("metrics.2.jsonl") == other
 
 
+def test_the_same_change_is_the_same_course(run, workplace, monkeypatch):
+    """Cut off before its first checkpoint, however often, it leaves one set of files of the course before it."""
+    assert run(logging=LOGGING) == 0
+    changed = ["--set", "stages.head.learning_rate.head=0.05", "--allow-config-change"]
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            crash_at(2, patch)
+            with pytest.raises(Crash):
+                run("--resume", "checkpoints/epoch_001.pt", *changed, logging={**LOGGING, "wandb": "off"})
+    assert [path.name for path in Path("logs").glob("metrics.*.jsonl")] == ["metrics.1.jsonl"]
+    assert sorted(path.name for path in Path("logs/tensorboard").iterdir()) == ["run-1", "run-2"]
+    assert [step for step, _ in logged()] == list(range(1, 6))
+
+
+def test_going_back_on_the_same_course_keeps_what_was_recorded_beyond(run, workplace):
+    assert run() == 0
+    before = logged()
+    assert run("--resume", "checkpoints/epoch_001.pt", "--set", "logging.plots=false") == 0
+    assert logged("metrics.1.jsonl") == before
+    assert logged() == before
+
+
 def test_in_another_log_folder_the_service_gets_another_run(run, workplace, monkeypatch, capsys):
     """That folder cannot say what was sent before the run was cut off."""
     service = Service()

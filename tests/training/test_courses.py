@@ -30,7 +30,7 @@ def live(
 ) -> None:
     """The steps from ``first`` to ``last`` of ``course``."""
     point = Resumption(first - 1, None, left=left or course) if resumed else None
-    with Tracker(config, run_config={"course": course}, course=course, resumed=point) as tracker:
+    with Tracker(config, run_config={"course": course}, courses=[course], resumed=point) as tracker:
         tracker.say(f"{course} from {first}")
         for step in range(first, last + 1):
             tracker.step(step, {"course": course})
@@ -94,6 +94,18 @@ def test_records_whose_name_was_lost_are_those_of_the_course_that_was_left(confi
     assert recorded(config) == "aaabb"
     live(config, "a", 7, 7)
     assert recorded(config) == "aaaaaaa"
+
+
+def test_unnamed_records_beside_those_of_the_course_that_was_left_are_another_ones(
+    config: LoggingConfig,
+) -> None:
+    """As a course leaves them that could not write its run.json."""
+    live(config, "a", 1, 6, resumed=False)
+    live(config, "b", 4, 5, left="a")
+    (config.directory / "run.json").unlink()
+    live(config, "a", 5, 7)
+    assert recorded(config) == "aaaaaaa"
+    assert recorded(config, "metrics.2.jsonl") == "aaabb"
 
 
 def test_without_metrics_nothing_is_continued(config: LoggingConfig) -> None:

@@ -43,7 +43,7 @@ def log(config: LoggingConfig) -> str:
 
 
 def run_three_steps(config: LoggingConfig, course: str = "a") -> None:
-    with Tracker(config, run_config=RUN_CONFIG, course=course) as tracker:
+    with Tracker(config, run_config=RUN_CONFIG, courses=[course]) as tracker:
         tracker.epoch(0, 0, {"eer/vox1-o/64": 0.02, "stage": "pretrained", "is_best": True})
         for step in (10, 20, 30):
             tracker.step(step, {"train/loss": 1.0 / step, "stage": "head", "epoch": 1})
@@ -94,7 +94,7 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) ->
     with Tracker(
         config,
         run_config=RUN_CONFIG,
-        course="a",
+        courses=["a"],
         resumed=Resumption(20, None, left="a", wandb_run_id="kept1"),
     ) as tracker:
         tracker.say("resumed")
@@ -113,13 +113,15 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(config: LoggingConfig) ->
 
 def test_a_resumed_run_with_other_settings_keeps_the_first_ones(config: LoggingConfig) -> None:
     run_three_steps(config)
-    Tracker(config, run_config={"seed": 43}, course="a", resumed=Resumption(30, None, left="a")).close()
+    Tracker(config, run_config={"seed": 43}, courses=["a"], resumed=Resumption(30, None, left="a")).close()
     assert yaml.safe_load((config.directory / "config.1.yaml").read_text()) == RUN_CONFIG
     assert yaml.safe_load((config.directory / "config.yaml").read_text()) == {"seed": 43}
 
 
 def test_resuming_without_the_old_files_starts_new_ones(config: LoggingConfig) -> None:
-    with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(5, None, left="a")) as tracker:
+    with Tracker(
+        config, run_config=RUN_CONFIG, courses=["a"], resumed=Resumption(5, None, left="a")
+    ) as tracker:
         tracker.step(6, {})
     assert steps(config) == [6]
 
@@ -154,7 +156,7 @@ def test_a_rewrite_that_fails_leaves_the_metrics_as_they_were(
 
     monkeypatch.setattr("os.fsync", fail)
     with Tracker(
-        config, run_config=RUN_CONFIG, course="a", resumed=Resumption(10, None, left="a")
+        config, run_config=RUN_CONFIG, courses=["a"], resumed=Resumption(10, None, left="a")
     ) as tracker:
         tracker.step(20, {})
     assert (config.directory / "metrics.jsonl").read_bytes() == before
@@ -168,7 +170,7 @@ def test_tensorboard_has_a_folder_for_each_run_and_purges_on_resume(tmp_path: Pa
     run_three_steps(config, "a")
     run_three_steps(config, "b")
     with Tracker(
-        config, run_config=RUN_CONFIG, course="b", resumed=Resumption(10, None, left="b")
+        config, run_config=RUN_CONFIG, courses=["b"], resumed=Resumption(10, None, left="b")
     ) as tracker:
         tracker.step(20, {"train/loss": 9.0})
     folders = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
@@ -268,7 +270,7 @@ def test_without_files_only_the_console_speaks(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_log_says_what_ended_the_run(config: LoggingConfig) -> None:
     def run(error: BaseException) -> None:
-        with Tracker(config, run_config=RUN_CONFIG, course="a", resumed=Resumption(0, None, left="a")):
+        with Tracker(config, run_config=RUN_CONFIG, courses=["a"], resumed=Resumption(0, None, left="a")):
             raise error
 
     for error in (TrainingError("the loss is not finite"), KeyboardInterrupt(), ZeroDivisionError("defect")):
