@@ -29,6 +29,7 @@ from tests.terminal import OnTerminal, on_terminal
 
 ROOT = Path(__file__).parents[2]
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+LIKE_OTHERS = [signal.SIGUSR2, signal.SIGXCPU]  # tests/test_stopping.py sends each of them
 STEP = "mrl.training.updater:Updater.update"
 
 
@@ -62,7 +63,9 @@ def whole_stages() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("number", ALL)
+@pytest.mark.parametrize(
+    "number", [pytest.param(each, marks=pytest.mark.slow) if each in LIKE_OTHERS else each for each in ALL]
+)
 def test_a_signal_in_a_step_saves_it_and_ends(run, workplace, monkeypatch, capsys, number):
     with monkeypatch.context() as patch:
         send(patch, STEP, 6, number)
@@ -233,6 +236,7 @@ def test_a_closed_terminal_saves_the_step_and_ends(workplace):
     assert state["step"] == steps[-1] >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="closes a terminal as Linux does")
 @pytest.mark.parametrize("before", [["nohup"], ["sh", "-c", 'trap \'\' HUP; exec "$0" "$@"']])
 def test_under_nohup_a_closed_terminal_changes_nothing(workplace, before):
