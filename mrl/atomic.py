@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def write_text_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """``target`` as another name of ``source``; files are only ever replaced whole, so a hard link is safe."""
+    if target.exists() and target.samefile(source):
+        return  # renaming one name of a file to another of its names would leave both
+
+    def link(temporary: Path) -> None:
+        try:
+            os.link(source.resolve(), temporary)  # not the symbolic link that it may be
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+    write_atomically(target, link)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,9 +8,7 @@ from any of them.
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mrl.atomic import write_atomically
+from mrl.atomic import link_file, write_atomically
 from mrl.config import CheckpointConfig
 from mrl.errors import CheckpointError
 
@@ -143,17 +141,3 @@ class CheckpointFolder:
         """epoch_NNN.pt by NNN, ascending."""
         numbered = ((path.stem.removeprefix("epoch_"), path) for path in self.directory.glob("epoch_*.pt"))
         return sorted((int(number), path) for number, path in numbered if number.isdecimal())
-
-
-def link_file(source: Path, target: Path) -> None:
-    """``target`` as another name of ``source``; files are only ever replaced whole, so a hard link is safe."""
-    if target.exists() and target.samefile(source):
-        return  # renaming one name of a file to another of its names would leave both
-
-    def link(temporary: Path) -> None:
-        try:
-            os.link(source.resolve(), temporary)  # not the symbolic link that it may be
-        except OSError:
-            shutil.copyfile(source, temporary)
-
-    write_atomically(target, link)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrl.atomic import write_text_atomically
-from mrl.training.checkpoint import link_file
+from mrl.atomic import link_file, write_text_atomically
 from mrl.training.run_folder import (
     CONFIG,
     LOG,
@@ -64,6 +64,11 @@ class Records:
 def courses_of(content: Mapping[str, Any]) -> list[str]:
     """Those that led to a run's checkpoint, its own last. The first course of a run has the name of the run."""
     return list(content.get("courses") or [content["run_id"]])
+
+
+def new_name() -> str:
+    """Of a run and its first course; no other has it."""
+    return secrets.token_hex(8)
 
 
 def branch(left: str, *what: object) -> str:

@@ -205,7 +205,8 @@ def with_data(resumed: Resumed, data: RunData, config: Config, allow_change: boo
         raise CheckpointError(
             f"{source}: its prefixes are {content['dims']}, the configuration has {list(dims)}"
         )
-    if content["corpus"] == train.fingerprint():
+    corpus = train.fingerprint()  # of every path, so once
+    if content["corpus"] == corpus:
         return resumed
     before = content.get("num_utterances")
     count = "" if before is None else f" ({len(train):,} utterances, {before:,} before)"
@@ -215,7 +216,7 @@ def with_data(resumed: Resumed, data: RunData, config: Config, allow_change: boo
     say(what)
     known = {printable(train.path(utterance)) for utterance in range(len(train))}
     unreadable = {path: why for path, why in resumed.state.unreadable.items() if path in known}
-    courses = [*courses_of(content), branch(resumed.courses[-1], train.fingerprint())]
+    courses = [*courses_of(content), branch(resumed.courses[-1], corpus)]
     return replace(resumed, courses=courses, state=replace(resumed.state, unreadable=unreadable))
 
 

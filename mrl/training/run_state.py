@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +11,6 @@ from torch import Tensor
 from mrl.training.selection import Rank
 
 Weights = dict[str, dict[str, Tensor]]  # {"encoder": state_dict, "criterion": state_dict}, on the CPU
-
-
-def new_name() -> str:
-    """For a run, or a course of it, that no other has."""
-    return secrets.token_hex(8)
 
 
 @dataclass

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mrl.atomic import link_file
 from mrl.config import WARM_START, CheckpointConfig
 from mrl.errors import CheckpointError
 from mrl.models.checkpoint_format import read_checkpoint, stage_file
-from mrl.training.checkpoint import CheckpointFolder, link_file
+from mrl.training.checkpoint import CheckpointFolder
 from mrl.training.courses import courses_of
 from mrl.training.run_state import Best, RunState
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from mrl.atomic import link_file
 from mrl.config import LoggingConfig
 from mrl.console import Console, silent_console
 from mrl.errors import MRLError
 from mrl.line_file import LineFile, reason
 from mrl.progress import ProgressReport
 from mrl.stopping import Stopped
-from mrl.training.checkpoint import link_file
-from mrl.training.courses import RUN, Records, Resumption, begin, remember, take_up, unused_number
+from mrl.training.courses import RUN, Records, Resumption, begin, new_name, remember, take_up, unused_number
 from mrl.training.retried import RetriedSink
 from mrl.training.run_folder import (
     CONFIG,
@@ -37,7 +37,6 @@ from mrl.training.run_folder import (
     write_config,
     write_records_until,
 )
-from mrl.training.run_state import new_name
 from mrl.training.sinks import MetricsFile, Record, Sink, TensorBoardSink, Value, WandbSink, recorded
 
 T = TypeVar("T")

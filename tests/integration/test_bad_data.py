@@ -82,15 +82,19 @@ def test_what_only_the_warm_start_met_is_counted_and_kept_in_its_checkpoint(run,
     require_exact_account(planted, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(
-    ("model", "stages"),
+IN_EACH_READER = pytest.mark.parametrize(
+    ("few", "stages"),
     [({}, []), (FEW, [stage(0)]), (FEW, [stage(0, cache_views=1)])],
     ids=["warm start", "files", "cache"],
 )
+"""The warm start alone, training from files, and training from a feature cache."""
+
+
+@IN_EACH_READER
 def test_too_many_bad_files_stop_the_run_with_one_line(
-    run, planted, capsys, model: dict[str, Any], stages: list[dict[str, Any]]
+    run, planted, capsys, few: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
-    assert run(model=model, data=data(0.3), stages=stages) == 2
+    assert run(model=few, data=data(0.3), stages=stages) == 2
     captured = capsys.readouterr()
     assert ("epoch 0" in captured.out) == bool(stages)
     message = captured.err
@@ -167,11 +171,7 @@ def test_all_bad_files_of_a_validation_list_are_named_before_the_warm_start(run,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("few", "stages"),
-    [({}, []), (FEW, [stage(0)]), (FEW, [stage(0, cache_views=1)])],
-    ids=["warm start", "files", "cache"],
-)
+@IN_EACH_READER
 def test_two_processes_count_the_files_of_both(
     workplace, planted, monkeypatch, few: dict[str, Any], stages: list[dict[str, Any]]
 ) -> None:
